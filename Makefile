@@ -1,0 +1,77 @@
+# make demo   the four notebooks at the demo preset, then an HTML report     make lab   JupyterLab on notebooks/
+# make test   ruff and pytest, the same that CI runs                         make help  all targets and options
+#
+# Options: CORES=4             cores that Snakemake may use (2)
+#          PRESET=smoke        preset of `make report` (demo)
+#          PYTHON=python3.12   the interpreter that makes .venv
+#          TORCH_INDEX=https://download.pytorch.org/whl/cpu   where torch comes from, e.g. its builds without CUDA
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo smoke test lint lab report clean distclean
+
+CORES ?= 2
+PRESET ?= demo
+PYTHON ?=
+TORCH_INDEX ?=
+BIN := .venv/bin
+READY := .venv/.installed
+
+help:
+	@printf '%s\n' \
+	  'make demo       run the four notebooks at the demo preset and write an HTML report (CORES=2)' \
+	  'make smoke      the same in little: minutes, for a look at whether all works' \
+	  'make test       ruff and pytest' \
+	  'make lab        JupyterLab on notebooks/, on this machine only' \
+	  'make report     the HTML report of the newest runs at PRESET=demo' \
+	  'make clean      remove caches and reports; runs/ and .venv stay' \
+	  'make distclean  remove .venv too' \
+	  'Options: PYTHON=python3.12 for .venv, TORCH_INDEX=https://download.pytorch.org/whl/cpu for torch without CUDA'
+
+# Made again whenever pyproject.toml changes. The stamp comes last, so a broken installation is never taken for a whole one.
+$(READY): pyproject.toml
+	@python=''; \
+	for name in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10); do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then python="$$name"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "mhvae_kit needs Python 3.10 or newer; found $$($(or $(PYTHON),python3) --version 2>&1 || true). Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	  exit 2; \
+	fi; \
+	if ! [ -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "making .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear .venv || { \
+	    echo "Python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }; \
+	fi
+	@echo "installing mhvae_kit and what it needs into .venv (some minutes, once)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') --editable '.[test]'
+	@touch $@
+
+demo smoke: $(READY)
+	@$(BIN)/snakemake --cores $(CORES) $@
+	@echo
+	@echo "report:            $(CURDIR)/runs/report-$@/index.html  (opens in any browser, needs no network)"
+	@echo "runs and figures:  $(CURDIR)/runs/$@-*/"
+	@echo "trained model:     $(CURDIR)/runs/$@-02_staged_training/"
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lab: $(READY)
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks
+
+report: $(READY)
+	@$(BIN)/mhvae report --preset $(PRESET)
+
+clean:
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .snakemake build dist *.egg-info runs/report-*
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	@find notebooks -name .ipynb_checkpoints -type d -print0 | xargs -0 rm -rf
+
+distclean: clean
+	@rm -rf .venv

@@ -1,0 +1,112 @@
+"""What the longer commands do, callable without a command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mhvae_kit.data import load_phantom
+from mhvae_kit.errors import InputError, KitError, MissingError, explain
+from mhvae_kit.evaluation import evaluate, format_table, summary
+from mhvae_kit.files import write_text
+from mhvae_kit.networks.mhvae import MHVAE
+from mhvae_kit.networks.storage import CONFIG_FILE, load_model, load_shipped, shipped_models
+from mhvae_kit.runs import check_run_id, default_root, run_folder, run_status, set_status
+from mhvae_kit.training import TrainingConfig, train
+
+
+def train_in_run_folder(
+    config: TrainingConfig,
+    *,
+    run_id: str | None = None,
+    root: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> Path:
+    """Train in a run folder, recording how it ends; a stopped run of the same id goes on, a finished one is left.
+
+    Args:
+        config: What to train.
+        run_id: Name of the run folder; None = a new one. Several processes under torchrun must be given one.
+        root: Folder of all runs; None = `mhvae_kit.runs.default_root()`.
+        data_dir: Cache folder of the phantom; None = the default.
+    Returns:
+        The run folder.
+    Raises:
+        InputError: No run id under torchrun.
+    """
+    first, several = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if run_id is None and several:
+        raise InputError(explain("several processes need one run folder", mend="give torchrun's command a --run-id"))
+    if not first:
+        folder = Path(root or default_root()).expanduser().resolve() / check_run_id(run_id or "")
+        return train(config, folder, data_dir=data_dir)
+    if run_id is not None and run_status(Path(root or default_root()).expanduser() / check_run_id(run_id)) == "done":
+        return Path(root or default_root()).expanduser().resolve() / run_id
+    folder = run_folder(root, "train", run_id)
+    with _recorded(folder, config):
+        return train(config, folder, data_dir=data_dir)
+
+
+@contextmanager
+def _recorded(folder: Path, config: TrainingConfig) -> Iterator[None]:
+    """Write into status.json that a training runs, and how it ended when it did not come to its end."""
+    set_status(folder, "running", notebook="train", preset=config.preset, seed=config.seed, parameters=config.to_dict())
+    try:
+        yield
+    except KeyboardInterrupt:
+        set_status(folder, "killed", message="interrupted from outside (Ctrl-C or a signal)")
+        raise
+    except (KitError, OSError) as error:
+        set_status(folder, "failed", message=str(error))
+        raise
+
+
+def find_model(name: str | Path) -> MHVAE:
+    """Load a model by folder (its own, or a run folder with a `model/` in it) or by the name of a shipped one.
+
+    Raises:
+        MissingError: There is neither such a folder nor such a shipped model.
+    """
+    folder = Path(name).expanduser()
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG_FILE).is_file():
+            return load_model(candidate)
+    if str(name) in shipped_models():
+        return load_shipped(str(name))
+    shipped = " or ".join(shipped_models()) or "none"
+    raise MissingError(
+        explain(f"no model at {name}", expected=f"a model folder, a run folder, or a shipped model ({shipped})")
+    )
+
+
+def evaluate_to_csv(
+    model: str | Path,
+    preset: str,
+    *,
+    split: str = "test",
+    temperature: float = 0.0,
+    seed: int = 0,
+    output: str | Path = "scores.csv",
+) -> tuple[str, list[Path]]:
+    """Score a model on phantom patients and write the scores.
+
+    Args:
+        model: What `find_model` understands.
+        preset, split: Which phantom patients.
+        temperature: Spread of the latents, at least 0.
+        seed: Seed of the draws and of the bootstrap.
+        output: CSV of the scores per slice; `<name>_summary.csv` goes beside it.
+    Returns:
+        The summary as text (mean and 95 % interval over patients), and the files written.
+    """
+    output = Path(output)
+    scored = find_model(model)
+    dataset = load_phantom(preset, splits=[split])
+    scores = evaluate(scored, dataset, split=split, temperature=temperature, seed=seed)
+    table = summary(scores, seed=seed)
+    beside = output.with_name(f"{output.stem}_summary.csv")
+    write_text(output, scores.to_csv(index=False))
+    write_text(beside, table.to_csv(index=False))
+    return format_table(table).to_string(index=False), [output, beside]

@@ -1,0 +1,36 @@
+"""Figures of the kit. Every function returns a `matplotlib.figure.Figure` and never touches pyplot, so figures can be
+made in any thread; `show` displays one with alternative text, `save` writes PNG and CSV.
+
+`data` is a required keyword of every figure: what the images or numbers are of. It stands in the title, so the word
+phantom is on every figure of phantom data.
+"""
+
+from __future__ import annotations
+
+from mhvae_kit.figures.curves import (
+    envelope_histogram,
+    score_intervals,
+    spectrum_plot,
+)
+from mhvae_kit.figures.images import SynthesisRow, case_grid, level_strip, synthesis_grid
+from mhvae_kit.figures.output import png_bytes, save, show
+from mhvae_kit.figures.style import MODALITY_COLOURS, level_colours, modality_colour, new_figure
+from mhvae_kit.figures.training_curves import loss_curves
+
+__all__ = [
+    "MODALITY_COLOURS",
+    "SynthesisRow",
+    "case_grid",
+    "envelope_histogram",
+    "level_colours",
+    "level_strip",
+    "loss_curves",
+    "modality_colour",
+    "new_figure",
+    "png_bytes",
+    "save",
+    "score_intervals",
+    "show",
+    "spectrum_plot",
+    "synthesis_grid",
+]

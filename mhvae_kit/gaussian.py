@@ -1,0 +1,159 @@
+"""Diagonal Gaussians, their product and their divergence: the algebra that every latent level uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mhvae_kit.errors import InputError, explain
+
+FusionRule = Literal["precision", "scale"]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian N(mean, exp(log_std)^2), one independent component per element.
+
+    Args:
+        mean: Any shape, usually (B, C, H, W), or (B, D) at the coarsest level.
+        log_std: Natural logarithm of the standard deviation, same shape as `mean`.
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.log_std.shape:
+            raise InputError(
+                explain(
+                    "a Gaussian's mean and log_std differ in shape",
+                    got=f"{tuple(self.mean.shape)} and {tuple(self.log_std.shape)}",
+                    expected="one shape for both",
+                )
+            )
+
+    @classmethod
+    def standard(cls, shape: Sequence[int], like: Tensor) -> Gaussian:
+        """N(0, 1) of the given shape, on the device of `like`, always float32."""
+        zeros = torch.zeros(tuple(shape), device=like.device, dtype=torch.float32)
+        return cls(zeros, zeros)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation."""
+        return self.log_std.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance, the square of `std`."""
+        return (2 * self.log_std).exp()
+
+    @property
+    def precision(self) -> Tensor:
+        """1 / variance."""
+        return (-2 * self.log_std).exp()
+
+    def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """mean + temperature * std * noise: reparametrised, with standard-normal `noise` given by the caller."""
+        if temperature == 0:
+            return self.mean
+        return self.mean + temperature * self.std * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value` in nats, per element (not summed)."""
+        return (
+            -0.5 * ((value - self.mean) * (-self.log_std).exp()).square() - self.log_std - 0.5 * math.log(2 * math.pi)
+        )
+
+    def chunk(self, chunks: int) -> list[Gaussian]:
+        """Split along the batch axis into `chunks` equal parts (views)."""
+        pairs = zip(self.mean.chunk(chunks), self.log_std.chunk(chunks), strict=True)
+        return [Gaussian(mean, log_std) for mean, log_std in pairs]
+
+    @classmethod
+    def cat(cls, parts: Sequence[Gaussian]) -> Gaussian:
+        """Join along the batch axis; a single part is returned as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([p.mean for p in parts]), torch.cat([p.log_std for p in parts]))
+
+
+def product_of_experts(prior: Gaussian, experts: Sequence[Gaussian], rule: FusionRule = "precision") -> Gaussian:
+    """Fuse the prior with one expert per observed modality into the posterior of one level.
+
+    With `rule="precision"` this is the exact product of Gaussian densities: precisions (1 / variance) add and the
+    mean is the precision-weighted mean, so the result is never wider than the prior. With `rule="scale"` the
+    inverse standard deviations add and their sum's reciprocal is taken as the standard deviation: no product of
+    densities, but what the released weights were trained with.
+
+    Args:
+        prior: p(z_l | z_{l+1}); mean and log_std (B, C, H, W), or (B, D) at the coarsest level.
+        experts: One Gaussian per observed modality, of the same shape, in any order. Empty: the prior is returned.
+        rule: "precision" (exact) or "scale" (the authors' released code).
+    Returns:
+        q(z_l | observed, z_{l+1}), same shape, float32.
+    Raises:
+        InputError: An expert differs in shape from the prior, or the rule is unknown.
+    Source:
+        Dorent et al., MICCAI 2023, section 2 (product of experts with covariances);
+        ReubenDo/MHVAE:network/mhvae.py, compute_full (the "scale" rule). See docs/decisions/0001.
+    """
+    if rule not in ("precision", "scale"):
+        raise InputError(explain("unknown fusion rule", got=repr(rule), expected="'precision' or 'scale'"))
+    for position, expert in enumerate(experts):
+        if expert.mean.shape != prior.mean.shape:
+            raise InputError(
+                explain(
+                    f"expert {position} does not fit the prior",
+                    got=f"shape {tuple(expert.mean.shape)}",
+                    expected=f"{tuple(prior.mean.shape)}",
+                    mend="give every expert on the prior's grid",
+                )
+            )
+    if not experts:
+        return prior
+    power = -2.0 if rule == "precision" else -1.0
+    factors = [Gaussian(g.mean.float(), g.log_std.float()) for g in (prior, *experts)]
+    weights = [(power * g.log_std).exp() for g in factors]
+    total = torch.stack(weights).sum(0) if len(weights) > 3 else sum(weights[1:], weights[0])
+    mean = (
+        sum((w * g.mean for w, g in zip(weights[1:], factors[1:], strict=True)), weights[0] * factors[0].mean) / total
+    )
+    return Gaussian(mean, total.log() / power)
+
+
+def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
+    """KL(q || p) in closed form, summed over everything but the batch.
+
+    Args:
+        q: Usually the posterior, (B, ...).
+        p: Usually the prior, same shape.
+    Returns:
+        Nats, shape (B,), float32; 0 where q equals p.
+    """
+    q_mean, q_log_std, p_mean, p_log_std = (t.float() for t in (q.mean, q.log_std, p.mean, p.log_std))
+    log_ratio = q_log_std - p_log_std
+    distance = (q_mean - p_mean) * (-p_log_std).exp()
+    per_element = 0.5 * ((2 * log_ratio).exp() + distance.square() - 1) - log_ratio
+    return per_element.flatten(1).sum(1)
+
+
+def kl_one_sample(q: Gaussian, p: Gaussian, value: Tensor) -> Tensor:
+    """The one-sample estimate log q(z) - log p(z) at a drawn z: same mean as the closed form, more variance.
+
+    Args:
+        q: The Gaussian that `value` was drawn from, (B, ...).
+        p: The reference, same shape.
+        value: The drawn z, same shape.
+    Returns:
+        Nats, shape (B,), float32; may be negative for a single draw.
+    Source:
+        ReubenDo/MHVAE:network/mhvae.py, forward (its training objective).
+    """
+    difference = q.log_prob(value.float()) - p.log_prob(value.float())
+    return difference.flatten(1).sum(1)

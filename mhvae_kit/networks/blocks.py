@@ -1,0 +1,156 @@
+"""Building blocks: normalisation, squeeze-excitation, encoder cells, top-down cell, expert head, image head.
+
+Sizes and orders of operations follow ReubenDo/MHVAE:network/blocks.py, so that its weights can be loaded.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Normalise every channel of every image to mean 0, variance 1, without learned parameters.
+
+    Written as a group norm with one channel a group: the same function, with a faster kernel on CPUs.
+    """
+    return F.group_norm(x, x.shape[1], eps=1e-5)
+
+
+def norm_silu(x: Tensor) -> Tensor:
+    """Instance norm, then SiLU (Swish)."""
+    return F.silu(instance_norm(x))
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by a gate computed from all channels' spatial means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 16, 4)
+        self.squeeze = nn.Linear(channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
+        return x * gate[:, :, None, None]
+
+
+class ResidualSECell(nn.Module):
+    """Encoder cell of the released code: two pre-normalised 3x3 convolutions, squeeze-excitation, residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.gate = SqueezeExcitation(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y = self.conv1(norm_silu(x))
+        return x + self.gate(self.conv2(norm_silu(y)))
+
+
+class MobileNetV2Cell(nn.Module):
+    """Encoder cell in the paper's words: expand by 1x1, depthwise 3x3, squeeze-excitation, project by 1x1, residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = MOBILENET_EXPANSION * channels
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.gate = SqueezeExcitation(hidden)
+        self.project = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y = self.expand(instance_norm(x))
+        y = self.depthwise(norm_silu(y))
+        return x + self.project(self.gate(norm_silu(y)))
+
+
+class TopDownCell(nn.Module):
+    """Top-down cell: widen by 3x3, depthwise 5x5, squeeze-excitation, project by 1x1, residual."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        hidden = expansion * channels
+        self.expand = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.depthwise = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
+        self.gate = SqueezeExcitation(hidden)
+        self.project = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y = self.expand(instance_norm(x))
+        y = self.depthwise(norm_silu(y))
+        return x + self.project(self.gate(norm_silu(y)))
+
+
+class UpConvolution(nn.Module):
+    """Double height and width bilinearly, then a 3x3 convolution without bias."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+
+
+class ExpertHead(nn.Module):
+    """From the top-down feature and one modality's skip to that modality's expert, before it is split in two."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.gate = SqueezeExcitation(channels)
+        self.project = pointwise(channels)
+
+    def forward(self, feature: Tensor, skip: Tensor) -> Tensor:
+        """Two (B, C, H, W) to (B, C, H, W): C/2 channels of mean, C/2 of log-std."""
+        y = self.conv1(norm_silu(torch.cat((feature, skip), 1)))
+        return self.project(self.gate(self.conv2(norm_silu(y))))
+
+
+def pointwise(channels: int) -> nn.Module:
+    """A weight-normed 1x1 convolution without bias: the last layer of every expert and prior."""
+    return weight_norm(nn.Conv2d(channels, channels, 1, bias=False))
+
+
+class ResidualBlock(nn.Module):
+    """Two reflection-padded 3x3 convolutions with instance norm, residual: the unit of the image heads."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        y = F.relu(instance_norm(self.conv1(x)))
+        return x + instance_norm(self.conv2(y))
+
+
+class ImageHead(nn.Module):
+    """Decoder of one modality: residual blocks and two 7x7 convolutions from z1 to an image in [-1, 1]."""
+
+    def __init__(self, channels_in: int, blocks: int, width: int | None = None) -> None:
+        super().__init__()
+        width = width or channels_in
+        self.widen = nn.Conv2d(channels_in, width, 1) if width != channels_in else nn.Identity()
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.conv = nn.Conv2d(width, width, 7, padding=3, padding_mode="reflect")
+        self.to_image = nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
+
+    def forward(self, z1: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 1, H, W)."""
+        y = self.conv(self.blocks(self.widen(z1)))
+        return self.to_image(F.leaky_relu(instance_norm(y), 0.2)).float().tanh()

@@ -1,0 +1,104 @@
+"""What a model accepts, and what it says when something else is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from mhvae_kit.config import Level, MHVAEConfig, Modality
+from mhvae_kit.errors import InputError, explain
+
+RANGE_TOLERANCE = 1e-4  # bfloat16 and resampling leave images this far outside [-1, 1] at most
+
+
+def check_images(config: MHVAEConfig, images: Mapping[Modality, Tensor]) -> int:
+    """Check a dict of images against a config and return the batch size.
+
+    Raises:
+        InputError: No image, an unknown modality, wrong shape, type, range, or a value that is not finite.
+    """
+    if not images:
+        raise InputError(explain("no image was given", expected="at least one of " + ", ".join(config.modalities)))
+    sizes = {}
+    for modality, image in images.items():
+        if modality not in config.modalities:
+            raise InputError(
+                explain("unknown modality", got=repr(modality), expected="one of " + ", ".join(config.modalities))
+            )
+        sizes[modality] = _check_image(modality, image, config.image_size)
+    if len(set(sizes.values())) != 1:
+        raise InputError(explain("the modalities differ in batch size", got=sizes, expected="the same for all"))
+    return next(iter(sizes.values()))
+
+
+def _check_image(modality: Modality, image: Tensor, size: tuple[int, int]) -> int:
+    wanted = f"a float tensor of shape (B, 1, {size[0]}, {size[1]})"
+    if not isinstance(image, Tensor):
+        raise InputError(explain(f"image {modality!r} is not a tensor", got=type(image).__name__, expected=wanted))
+    if image.ndim != 4 or tuple(image.shape[1:]) != (1, *size) or image.shape[0] == 0:
+        raise InputError(explain(f"image {modality!r} has the wrong shape", got=tuple(image.shape), expected=wanted))
+    if not image.is_floating_point():
+        raise InputError(
+            explain(
+                f"image {modality!r} has the wrong type",
+                got=image.dtype,
+                expected=wanted + " in [-1, 1]",
+                mend="map 8-bit values with x / 255 * 2 - 1",
+            )
+        )
+    low, high = (float(v) for v in torch.aminmax(image.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(explain(f"image {modality!r} holds NaN or infinity", expected="finite values in [-1, 1]"))
+    if low < -1 - RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise InputError(
+            explain(
+                f"image {modality!r} is out of range",
+                got=f"[{low:.4g}, {high:.4g}]",
+                expected="[-1, 1], background exactly -1",
+                mend="map 8-bit values with x / 255 * 2 - 1",
+            )
+        )
+    return image.shape[0]
+
+
+def check_subset(known: tuple[Modality, ...], names: Iterable[Modality], what: str) -> tuple[Modality, ...]:
+    """Return `names` as a tuple of distinct members of `known`, or say which is not one."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    unknown = [n for n in names if n not in known]
+    if unknown or len(set(names)) != len(names):
+        raise InputError(
+            explain(
+                f"{what} names a modality that is not there or twice", got=names, expected="some of " + ", ".join(known)
+            )
+        )
+    return names
+
+
+def temperatures(config: MHVAEConfig, temperature: float | Mapping[Level, float]) -> dict[Level, float]:
+    """One temperature per level from a number or a dict; levels that the dict does not name get 1."""
+    given = temperature if isinstance(temperature, Mapping) else dict.fromkeys(config.level_names, temperature)
+    tau = dict.fromkeys(config.level_names, 1.0)
+    for level, value in given.items():
+        config.latent_shape(level)
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(explain(f"the temperature of {level} must be 0 or more", got=value))
+        tau[level] = float(value)
+    return tau
+
+
+def check_levels(
+    config: MHVAEConfig, given: Mapping[Level, Tensor] | None, rows: int, what: str
+) -> dict[Level, Tensor]:
+    """Check tensors keyed by level against the latents' shapes for a batch of `rows` (1 is broadcast)."""
+    checked = {}
+    for level, value in (given or {}).items():
+        shape = config.latent_shape(level)
+        if tuple(value.shape[1:]) != shape or value.shape[0] not in (1, rows):
+            raise InputError(
+                explain(f"{what}[{level!r}] has the wrong shape", got=tuple(value.shape), expected=(rows, *shape))
+            )
+        checked[level] = value
+    return checked

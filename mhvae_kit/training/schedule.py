@@ -1,0 +1,94 @@
+"""What depends on the step alone: stage, weights, learning rate, order of the slices, flips, noise, subsets.
+
+Nothing here keeps a state: everything random is a pure function of (seed, step, position). That is what makes
+resuming exact, and one process equal to many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mhvae_kit.config import Level, TrainingConfig
+from mhvae_kit.networks.mhvae import MHVAE, Subset
+
+Stage = Literal["reconstruction", "kl_ramp", "adversarial"]
+
+
+def local_generator(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose stream depends on the key alone, the same on every machine."""
+    value = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+    return torch.Generator(device).manual_seed(value & (2**63 - 1))
+
+
+def first_step(config: TrainingConfig, fraction: float) -> int:
+    """The first step (counted from 0) of a stage that begins at a fraction of the budget."""
+    return round(fraction * config.steps)
+
+
+def stage_at(config: TrainingConfig, step: int) -> Stage:
+    """Name of the stage that a step belongs to; without GAN the second stage lasts to the end."""
+    if step < first_step(config, config.reconstruction_until):
+        return "reconstruction"
+    if config.gan and step >= first_step(config, config.adversarial_from):
+        return "adversarial"
+    return "kl_ramp"
+
+
+def kl_weight_at(config: TrainingConfig, step: int) -> float:
+    """The KL's weight: the floor, then a linear ramp, then full weight."""
+    begin = first_step(config, config.reconstruction_until)
+    end = first_step(config, config.kl_ramp_until)
+    share = min(max((step - begin) / max(end - begin, 1), 0.0), 1.0)
+    return config.kl_floor + share * (config.kl_weight - config.kl_floor)
+
+
+def learning_rate_at(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then cosine from learning_rate to final_learning_rate over the whole budget."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+
+
+def slices_of_step(config: TrainingConfig, step: int, n_slices: int) -> list[int]:
+    """Indices of the slices of a step over all processes: epoch after epoch, each in an order of its own."""
+    positions = range(step * config.batch_size, (step + 1) * config.batch_size)
+    orders = {
+        epoch: torch.randperm(n_slices, generator=local_generator(config.seed, "order", epoch)).tolist()
+        for epoch in {p // n_slices for p in positions}
+    }
+    return [orders[p // n_slices][p % n_slices] for p in positions]
+
+
+def flips_of_step(config: TrainingConfig, step: int) -> list[bool]:
+    """Which slices of a step are mirrored left to right (probability one half)."""
+    return (torch.rand(config.batch_size, generator=local_generator(config.seed, "flip", step)) < 0.5).tolist()
+
+
+def subsets_of_step(config: TrainingConfig, step: int) -> list[Subset]:
+    """Observed subsets of a step: all three for two modalities, otherwise a uniform draw of non-empty ones."""
+    names = config.model.modalities
+    every = [s for size in range(len(names), 0, -1) for s in itertools.combinations(names, size)]
+    if len(names) <= 2:
+        return every
+    drawn = torch.randint(
+        len(every), (config.subsets_per_step,), generator=local_generator(config.seed, "subsets", step)
+    )
+    return [every[i] for i in drawn.tolist()]
+
+
+def noise_of_step(
+    config: TrainingConfig, model: MHVAE, step: int, positions: list[int], n_subsets: int, device: torch.device
+) -> dict[Level, Tensor]:
+    """The noise of some positions of a step's batch, stacked subset by subset as `decode_subsets` wants it."""
+    draws = [
+        model.draw_noise(n_subsets, local_generator(config.seed, "noise", step, position, device=device))
+        for position in positions
+    ]
+    return {level: torch.stack([d[level] for d in draws], 1).flatten(0, 1) for level in config.model.level_names}

@@ -1,0 +1,182 @@
+"""One training step: the ELBO over the subsets, the adversarial term, then the critics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhvae_kit.config import Modality, TrainingConfig
+from mhvae_kit.losses import discriminator_loss, elbo_terms, generator_adversarial, synthetic_images
+from mhvae_kit.networks.mhvae import Subset
+from mhvae_kit.training.distributed import Processes
+from mhvae_kit.training.schedule import (
+    first_step,
+    kl_weight_at,
+    learning_rate_at,
+    noise_of_step,
+    stage_at,
+    subsets_of_step,
+)
+from mhvae_kit.training.state import TrainingState, check_finite
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a step's slices.
+
+    Args:
+        images: By modality, (B, 1, H, W) in [-1, 1], on the training device.
+        positions: Where each slice stands in the step's global batch; names its noise.
+        sources: (case, slice) of each, for messages.
+    """
+
+    images: dict[Modality, Tensor]
+    positions: list[int]
+    sources: list[tuple[str, int]]
+
+    def parts(self, n: int) -> list[Batch]:
+        """Cut into at most `n` batches of nearly equal size."""
+        size = -(-len(self.positions) // n)
+        cuts = [slice(i, i + size) for i in range(0, len(self.positions), size)]
+        return [Batch({m: x[c] for m, x in self.images.items()}, self.positions[c], self.sources[c]) for c in cuts]
+
+
+def train_step(state: TrainingState, batch: Batch, processes: Processes, folder: Path) -> dict[str, float]:
+    """Do one step of the model and, late in the budget, of its critics; returns the numbers to log.
+
+    Raises:
+        RunError: A value is not finite (the batch is saved in `folder`), or too many steps were refused.
+    """
+    config = state.config
+    stage = stage_at(config, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate_at(config, state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    subsets = subsets_of_step(config, state.step)
+    values: dict[str, float] = {}
+    fakes: list[dict[Modality, Tensor]] = []
+    for part in batch.parts(config.accumulate):
+        share = len(part.positions) / len(batch.positions)
+        terms, fake = _backward(state, part, subsets, stage, share, folder)
+        fakes.append(fake)
+        for name, value in terms.items():
+            values[name] = values.get(name, 0.0) + share * value
+    values["grad_norm"] = _apply(state, processes, batch, stage, folder)
+    values["skipped"] = float(state.guard.skipped)
+    values["learning_rate"] = learning_rate_at(config, state.step)
+    values["kl_weight"] = kl_weight_at(config, state.step)
+    values["discriminator"] = _critic_step(state, batch, fakes, processes, stage, folder)
+    state.average.update(state.model, state.step)
+    state.step += 1
+    return values
+
+
+def _backward(
+    state: TrainingState, part: Batch, subsets: Sequence[Subset], stage: str, share: float, folder: Path
+) -> tuple[dict[str, float], dict[Modality, Tensor]]:
+    """Forward and backward of one part of the batch; gradients add up. Returns the terms and the synthetic images."""
+    config, model = state.config, state.model
+    device = next(model.parameters()).device
+    noise = noise_of_step(config, model, state.step, part.positions, len(subsets), device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        encoding = model.encode(part.images)
+        syntheses = model.decode_subsets(encoding, subsets, noise=noise)
+        fake = synthetic_images(syntheses, config.model.modalities)
+        adversarial = None
+        if stage == "adversarial":
+            state.critics.requires_grad_(False)
+            adversarial = generator_adversarial(state.critics, fake)
+            state.critics.requires_grad_(True)
+    options = _loss_options(config)
+    terms = [elbo_terms(s, part.images, **options) for s in syntheses]
+    weight = kl_weight_at(config, state.step)
+    losses = [t.negative_elbo(weight) for t in terms]
+    loss = torch.stack(losses).mean()
+    if adversarial is not None:
+        loss = loss + config.adversarial_weight * adversarial
+    record = _record(config, part, syntheses, terms, adversarial, loss)
+    check_finite(
+        {k: torch.tensor(v) for k, v in record.items()},
+        {"images": part.images, "sources": [list(s) for s in part.sources]},
+        folder,
+        stage,
+        state.step,
+    )
+    (share * loss).backward()
+    return record, {m: x.detach() for m, x in fake.items()}
+
+
+def _loss_options(config: TrainingConfig) -> dict[str, Any]:
+    return {
+        "likelihood_scale": config.likelihood_scale,
+        "reconstruction": config.reconstruction,
+        "kl_estimate": config.kl_estimate,
+    }
+
+
+@torch.no_grad()
+def _record(
+    config: TrainingConfig, part: Batch, syntheses: list, terms: list, adversarial: Tensor | None, loss: Tensor
+) -> dict[str, float]:
+    """Numbers of one part: errors by subset and target, KL by level for the fullest subset, in nats per image."""
+    record = {"loss": loss}
+    for synthesis in syntheses:
+        for modality, image in part.images.items():
+            name = f"l1_{'+'.join(synthesis.observed)}_to_{modality}"
+            record[name] = (synthesis.images[modality].float() - image).abs().mean()
+    fullest = max(range(len(syntheses)), key=lambda i: len(syntheses[i].observed))
+    kl = {f"kl_{level}": value.mean() for level, value in terms[fullest].kl.items()}
+    record["kl_nats"] = torch.stack(list(kl.values())).sum()
+    record.update(sorted(kl.items()))
+    if len(config.model.modalities) > 2:  # the subsets change from step to step; a CSV needs fixed columns
+        record = {k: v for k, v in record.items() if not k.startswith("l1_")}
+        record["l1"] = torch.stack(
+            [(s.images[m] - x).abs().mean() for s in syntheses for m, x in part.images.items()]
+        ).mean()
+    record["adversarial"] = torch.zeros(()) if adversarial is None else adversarial
+    return {name: float(value) for name, value in record.items()}
+
+
+def _apply(state: TrainingState, processes: Processes, batch: Batch, stage: str, folder: Path) -> float:
+    """Average the gradients over the processes and step, unless the guard refuses. Returns the gradient norm."""
+    parameters = [p for p in state.model.parameters() if p.grad is not None]
+    processes.average_gradients(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    saved = {"images": batch.images, "sources": [list(s) for s in batch.sources]}
+    check_finite({"gradient norm": norm}, saved, folder, stage, state.step)
+    if state.guard.accepts(float(norm)):
+        state.optimizer.step()
+    return float(norm)
+
+
+def _critic_step(
+    state: TrainingState,
+    batch: Batch,
+    fakes: list[dict[Modality, Tensor]],
+    processes: Processes,
+    stage: str,
+    folder: Path,
+) -> float:
+    """One step of the critics on this step's real and synthetic images; 0 before they start."""
+    config = state.config
+    if state.critic_optimizer is None or state.step < first_step(config, config.discriminator_from):
+        return 0.0
+    state.critic_optimizer.zero_grad(set_to_none=True)
+    device = next(state.model.parameters()).device
+    total = 0.0
+    for part, fake in zip(batch.parts(config.accumulate), fakes, strict=True):
+        share = len(part.positions) / len(batch.positions)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = discriminator_loss(state.critics, part.images, fake)
+        saved = {"images": part.images, "fake": fake, "sources": [list(s) for s in part.sources]}
+        check_finite({"discriminator loss": loss}, saved, folder, stage, state.step)
+        (share * loss).backward()
+        total += share * loss.item()
+    processes.average_gradients(state.critics.parameters())
+    state.critic_optimizer.step()
+    return total
