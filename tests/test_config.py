@@ -1,0 +1,70 @@
+"""Settings that do not fit are refused by name, before anything is built."""
+
+from __future__ import annotations
+
+import pytest
+
+from mhvae_kit.config import MHVAEConfig, TrainingConfig, digest
+from mhvae_kit.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": (96, 96)}, "multiples of 64"),
+        ({"image_size": (64, 64)}, "at least one of them larger"),
+        ({"modalities": ()}, "distinct names"),
+        ({"modalities": ("us", "us")}, "distinct names"),
+        ({"modalities": ("us", "t.2")}, "distinct names"),
+        ({"levels": 1}, "no hierarchy"),
+        ({"base_channels": 3}, "no hierarchy"),
+        ({"levels": "7"}, "levels must be a whole number"),
+        ({"fusion": "variance"}, "unknown fusion"),
+        ({"encoder_cell": "resnet"}, "unknown encoder_cell"),
+        ({"soft_clamp": 0.0}, "soft_clamp must be positive"),
+    ],
+)
+def test_bad_model_settings(settings, message):
+    with pytest.raises(InputError, match=message):
+        MHVAEConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": 5}, "perhaps 'steps'"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"steps": "100"}, "steps has the wrong type"),
+        ({"gan": "false"}, "gan has the wrong type"),
+        ({"precision": "float16"}, "unknown precision"),
+        ({"kl_ramp_until": 0.9}, "stages are out of order"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_bad_training_settings(settings, message):
+    with pytest.raises(InputError, match=message):
+        TrainingConfig.from_preset("smoke", **settings)
+
+
+def test_unknown_preset():
+    with pytest.raises(InputError, match="unknown preset"):
+        MHVAEConfig.preset("large")
+
+
+def test_overrides_reach_the_model():
+    assert TrainingConfig.from_preset("smoke", fusion="scale").model.fusion == "scale"
+
+
+def test_saved_config_comes_back_equal():
+    config = TrainingConfig.from_preset("demo", seed=3, gan=False, modalities=("us", "t2", "flair"))
+    assert TrainingConfig.from_saved(config.to_dict()) == config
+
+
+def test_digest_tells_configs_apart():
+    assert digest(MHVAEConfig()) == digest(MHVAEConfig.paper()) != digest(MHVAEConfig.demo())
+
+
+def test_paper_budget_is_the_paper_s():
+    config = TrainingConfig.from_preset("paper")
+    assert (config.batch_size, config.steps) == (16, 56 * 1000)
+    assert config.adversarial_from * 1000 == 800
