@@ -4,7 +4,7 @@
 # Options: CORES=4             cores that Snakemake may use (2)
 #          PRESET=smoke        preset of `make report` (demo)
 #          PYTHON=python3.12   the interpreter that makes .venv
-#          TORCH_INDEX=https://download.pytorch.org/whl/cpu   where torch comes from, e.g. its builds without CUDA
+#          TORCH_INDEX=URL     where torch comes from: an index URL of PyTorch's installation page, e.g. its CPU builds
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -27,7 +27,7 @@ help:
 	  'make report     the HTML report of the newest runs at PRESET=demo' \
 	  'make clean      remove caches and reports; runs/ and .venv stay' \
 	  'make distclean  remove .venv too' \
-	  'Options: PYTHON=python3.12 for .venv, TORCH_INDEX=https://download.pytorch.org/whl/cpu for torch without CUDA'
+	  'Options: PYTHON=python3.12 for .venv, TORCH_INDEX=URL for another build of torch (see README)'
 
 # Made again whenever pyproject.toml changes. The stamp comes last, so a broken installation is never taken for a whole one.
 $(READY): pyproject.toml

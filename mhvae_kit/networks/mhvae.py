@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -87,8 +88,7 @@ class Encoder(nn.Module):
         channels = config.channels
         self.first = nn.Conv2d(1, channels[0], 3, padding=1)
         self.cells = nn.ModuleList(cell(c) for c in channels)
-        pairs = zip(channels[:-1], channels[1:], strict=True)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 1, H, W) to the skips, fine to coarse, and the flattened bottleneck (B, D)."""
