@@ -263,7 +263,7 @@ class TrainingConfig:
                 explain(
                     "the stages are out of order",
                     got=order,
-                    expected="reconstruction_until, kl_ramp_until, discriminator_from, adversarial_from rising from 0 to 1",
+                    expected="reconstruction_until, kl_ramp_until, discriminator_from, adversarial_from rising to 1",
                 )
             )
         if not 0 <= self.ema_decay < 1 or self.kl_weight < 0 or self.kl_floor < 0 or self.adversarial_weight < 0:
