@@ -83,13 +83,17 @@ def branch_without_gan(run_dir: str | Path, new_dir: str | Path) -> Path:
 
     Raises:
         MissingError: The run has not reached that point.
-        InputError: The run was without GAN.
+        InputError: The run was without GAN, or the new folder holds a run already.
     """
     source, target = Path(run_dir), Path(new_dir)
     checkpoint = source / CHECKPOINTS / BEFORE_ADVERSARIAL
     config = read_config(source)
     if not config.gan:
         raise InputError(explain(f"{source} was trained without GAN", mend="branch from a run with gan=true"))
+    if (target / CONFIG).exists():
+        raise InputError(
+            explain(f"{target} holds a run already", mend="call train with its config to go on, or choose another folder")
+        )
     if not checkpoint.exists():
         raise MissingError(
             explain(f"{checkpoint} is not there", mend="train the run beyond its second stage before branching")

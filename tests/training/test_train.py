@@ -120,6 +120,8 @@ def test_without_gan_branch_equals_a_run_without_gan(finished, phantom, tmp_path
     train(config, branch, dataset=phantom)
     train(config, tmp_path / "plain", dataset=phantom)
     assert_equal_bit_for_bit(branch, tmp_path / "plain")
+    with pytest.raises(InputError, match="holds a run already"):
+        branch_without_gan(finished, branch)
     assert any(not torch.equal(a, b) for a, b in zip(weights(branch).values(), weights(finished).values(), strict=True))
 
 
