@@ -92,7 +92,7 @@ def branch_without_gan(run_dir: str | Path, new_dir: str | Path) -> Path:
         raise InputError(explain(f"{source} was trained without GAN", mend="branch from a run with gan=true"))
     if (target / CONFIG).exists():
         raise InputError(
-            explain(f"{target} holds a run already", mend="call train with its config to go on, or choose another folder")
+            explain(f"{target} holds a run already", mend="call train with its config, or choose another folder")
         )
     if not checkpoint.exists():
         raise MissingError(
