@@ -48,7 +48,9 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') --editable '.[test]'
 	@touch $@
 
-demo smoke: $(READY)
+demo: $(READY)
+smoke: $(READY)
+demo smoke:
 	@$(BIN)/snakemake --cores $(CORES) $@
 	@echo
 	@echo "report:            $(CURDIR)/runs/report-$@/index.html  (opens in any browser, needs no network)"
