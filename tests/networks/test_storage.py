@@ -57,21 +57,16 @@ def test_truncated_file_is_named(saved, name):
         load_model(saved[1])
 
 
-def test_weights_of_another_architecture_are_refused(saved):
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [("base_channels", DataError, "do not fit its config"), ("depth", InputError, "no setting depth")],
+)
+def test_a_config_that_does_not_belong_to_the_weights_is_refused(saved, setting, error, message):
     path = saved[1] / "model.json"
     content = json.loads(path.read_text())
-    content["config"]["base_channels"] = 4
+    content["config"][setting] = 4
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="do not fit its config"):
-        load_model(saved[1])
-
-
-def test_unknown_setting_in_the_config_is_named(saved):
-    path = saved[1] / "model.json"
-    content = json.loads(path.read_text())
-    content["config"]["depth"] = 4
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="no setting depth"):
+    with pytest.raises(error, match=message):
         load_model(saved[1])
 
 
