@@ -1,15 +1,16 @@
 # make demo   the four notebooks at the demo preset, then an HTML report     make lab   JupyterLab on notebooks/
 # make test   ruff and pytest, the same that CI runs                         make help  all targets and options
+# make table1 every compared method, trained and scored under one protocol      make gallery  a static site of the notebooks
 #
 # Options: CORES=4             cores that Snakemake may use (2)
-#          PRESET=smoke        preset of `make report` (demo)
+#          PRESET=smoke        preset of `make report`, `make gallery` and `make table1` (demo)
 #          PYTHON=python3.12   the interpreter that makes .venv
 #          TORCH_INDEX=URL     where torch comes from: an index URL of PyTorch's installation page, e.g. its CPU builds
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test lint lab report clean distclean
+.PHONY: help demo smoke table1 gallery test lint lab report clean distclean
 
 CORES ?= 2
 PRESET ?= demo
@@ -22,7 +23,9 @@ help:
 	@printf '%s\n' \
 	  'make demo       run the four notebooks at the demo preset and write an HTML report (CORES=2)' \
 	  'make smoke      the same in little: minutes, for a look at whether all works' \
+	  'make table1     train and score every row of Table 1, then the table and its figure (PRESET=demo, CORES=2)' \
 	  'make test       ruff and pytest' \
+	  'make gallery    notebooks 00 to 03 and 05 to 07 as a static site that opens from the disk (PRESET=demo)' \
 	  'make lab        JupyterLab on notebooks/, on this machine only' \
 	  'make report     the HTML report of the newest runs at PRESET=demo' \
 	  'make clean      remove caches and reports; runs/ and .venv stay' \
@@ -56,6 +59,19 @@ demo smoke:
 	@echo "report:            $(CURDIR)/runs/report-$@/index.html  (opens in any browser, needs no network)"
 	@echo "runs and figures:  $(CURDIR)/runs/$@-*/"
 	@echo "trained model:     $(CURDIR)/runs/$@-02_staged_training/"
+
+table1: $(READY)
+	@$(BIN)/snakemake --cores $(CORES) table1 --config preset=$(PRESET)
+	@echo
+	@echo "report:         $(CURDIR)/runs/table1-$(PRESET)/index.html  (opens in any browser, needs no network)"
+	@echo "tables:         $(CURDIR)/runs/$(PRESET)-04_table1/table1_*.csv, .md, .tex"
+	@echo "figure:         $(CURDIR)/runs/$(PRESET)-04_table1/figures/methods.png"
+	@echo "scores by row:  $(CURDIR)/runs/$(PRESET)-table1-*/scores.csv"
+
+gallery: $(READY)
+	@$(BIN)/snakemake --cores $(CORES) gallery --config preset=$(PRESET)
+	@echo
+	@echo "gallery:  $(CURDIR)/runs/gallery-$(PRESET)/index.html  (opens in any browser, needs no network)"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

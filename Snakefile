@@ -1,6 +1,8 @@
 # Many runs: which there are, what they build on, and nothing else; each rule makes one call of `mhvae`.
 #
 #   snakemake --cores 2 demo                               the four notebooks and their HTML report; also: smoke, paper
+#   snakemake --cores 2 gallery                            notebooks 00 to 03 and 05 to 07 as a static site
+#   snakemake --cores 2 table1                             every row of Table 1, then its notebook; --config preset=smoke
 #   snakemake --cores 2 sweep --config table=sweep.csv     one run a row of a CSV or YAML file, then one tidy table
 #
 # A run is done when its results.json is there. Done runs are not repeated; failed and killed ones are, and a training
@@ -12,10 +14,12 @@ import shlex
 import sys
 
 from mhvae_kit.sweeps import read_sweep, sweep_name
+from mhvae_kit.table1 import ROWS
 
 RUNS = config.get("runs", "runs")
 MHVAE = shlex.join([sys.executable, "-m", "mhvae_kit.cli"])
 NOTEBOOKS = ["00_quickstart", "01_data_preparation", "02_staged_training", "03_evaluation"]
+EXPLORING = ["05_product_of_experts", "06_latent_levels", "07_temperature"]
 
 
 def arguments(parameters):
@@ -93,6 +97,99 @@ rule report:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
         "{MHVAE} report {params.runs:q} --output {params.folder:q}"
+
+
+# Notebooks that need nothing but the shipped models.
+rule exploring:
+    output:
+        f"{RUNS}/{{preset}}-{{name}}/results.json",
+    wildcard_constraints:
+        name="|".join(EXPLORING),
+    shell:
+        "{MHVAE} run {wildcards.name} -p preset={wildcards.preset} --root {RUNS} --run-id {wildcards.preset}-{wildcards.name}"
+
+
+# What has been run besides, such as 04_table1, is in the gallery too.
+rule gallery_site:
+    input:
+        [f"{RUNS}/{{preset}}-{name}/results.json" for name in NOTEBOOKS + EXPLORING],
+    output:
+        f"{RUNS}/gallery-{{preset}}/index.html",
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{MHVAE} gallery --preset {wildcards.preset} --root {RUNS} --output {params.folder:q}"
+
+
+rule gallery:
+    input:
+        f"{RUNS}/gallery-{config.get('preset', 'demo')}/index.html",
+
+
+# Table 1: one rule for the rows, one run a row. Rows run side by side; small ones take a core, large ones a share of
+# many, for two trainings on a core each are done sooner than one after the other on both. On one GPU, so that rows
+# do not crowd it: --resources gpu=1.
+SMALL_ROWS = ["pix2pix", "references"]
+# What another row waits for, then the one that takes longest, so that no core is left with it at the end.
+FIRST = {"mhvae-gan": 2, "flow": 1}
+
+
+def row_results(row, preset="{preset}"):
+    return f"{RUNS}/{preset}-table1-{row}/results.json"
+
+
+def needed_by(row):
+    """What a row waits for; ancient, as a finished row stays as it is."""
+    return ancient(row_results(ROWS[row].after)) if ROWS[row].after else []
+
+
+for ROW in ROWS:
+
+    rule:
+        name:
+            f"table1_{ROW.replace('-', '_')}"
+        input:
+            needed_by(ROW),
+        output:
+            row_results(ROW),
+        params:
+            row=ROW,
+        priority: FIRST.get(ROW, 0)
+        threads: 1 if ROW in SMALL_ROWS else max(1, (workflow.cores or 1) // 4)
+        resources:
+            gpu=1,
+        shell:
+            "{MHVAE} table1 {params.row} --preset {wildcards.preset} --root {RUNS}"
+
+
+rule table1_notebook:
+    input:
+        [row_results(row) for row in ROWS],
+    output:
+        f"{RUNS}/{{preset}}-04_table1/results.json",
+    params:
+        rows_root=os.path.abspath(RUNS),
+    threads: workflow.cores
+    shell:
+        "{MHVAE} run 04_table1 -p preset={wildcards.preset} -p rows_root={params.rows_root:q} --root {RUNS}"
+        " --run-id {wildcards.preset}-04_table1"
+
+
+rule table1_report:
+    input:
+        rules.table1_notebook.output,
+    output:
+        f"{RUNS}/table1-{{preset}}/index.html",
+    params:
+        run=lambda wildcards, input: os.path.dirname(input[0]),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{MHVAE} report {params.run:q} --output {params.folder:q}"
+
+
+rule table1:
+    input:
+        f"{RUNS}/table1-{config.get('preset', 'demo')}/index.html",
 
 
 if "table" in config:

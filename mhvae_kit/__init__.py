@@ -12,6 +12,7 @@ _LAZY = {
     "Gaussian": "mhvae_kit.gaussian",
     "MHVAE": "mhvae_kit.networks.mhvae",
     "MHVAEConfig": "mhvae_kit.config",
+    "MVAE": "mhvae_kit.networks.mvae",
     "TrainingConfig": "mhvae_kit.config",
     "kl_divergence": "mhvae_kit.gaussian",
     "load_model": "mhvae_kit.networks.storage",

@@ -197,6 +197,43 @@ def evaluate(
     print("written: " + ", ".join(map(str, paths)))
 
 
+@app.command()
+@plain_errors
+def table1(
+    row: Annotated[
+        str, typer.Argument(help="pix2pix, spade, mvae, resvit, mhvae, mhvae-gan, flow or references.", metavar="ROW")
+    ],
+    preset: Preset = "demo",
+    seed: Annotated[int, typer.Option(help="Seed of the training and of the samples.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps; without it those of the preset.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Name of the run folder; without it <preset>-table1-<row>.")
+    ] = None,
+    root: Root = None,
+    source: Annotated[
+        Path | None, typer.Option(help="For mhvae: the run folder of mhvae-gan, which it continues without GAN.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Cache folder of the phantom.")] = None,
+) -> None:
+    """Train and score one row of Table 1; a row that is done is left as it is."""
+    from mhvae_kit.table1.run import one_line, run_row
+
+    options = {"seed": seed, "steps": steps, "run_id": run_id, "root": root, "source": source, "data_dir": data_dir}
+    folder = run_row(row, preset, **options)
+    print(f"{one_line(folder)}\ndone: {folder}")
+
+
+@app.command()
+@plain_errors
+def fetch(what: Annotated[str, typer.Argument(help="lpips: AlexNet's weights, 244 MB, which LPIPS needs.")]) -> None:
+    """Fetch weights that a metric needs, once and where there is a network."""
+    if what != "lpips":
+        raise InputError(explain("there is nothing of that name to fetch", got=repr(what), expected="lpips"))
+    from mhvae_kit.metrics.perceptual import fetch_lpips_weights
+
+    print(f"fetched: {fetch_lpips_weights()}")
+
+
 @phantom_app.command()
 @plain_errors
 def make(
@@ -244,6 +281,26 @@ def report(
 
     folders = run or newest_runs(root, preset)
     print(f"written: {write_report(folders, output or (root or default_root()) / f'report-{preset}')}")
+
+
+@app.command()
+@plain_errors
+def gallery(
+    run: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders; without them the newest finished one of each notebook.")
+    ] = None,
+    preset: Preset = "demo",
+    root: Root = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the gallery; without it <runs>/gallery-<preset>.")
+    ] = None,
+) -> None:
+    """Write finished notebooks as a static site with thumbnails that opens without a network."""
+    from mhvae_kit.gallery import finished_runs, write_gallery
+    from mhvae_kit.runs import default_root
+
+    folders = run or finished_runs(root, preset)
+    print(f"written: {write_gallery(folders, output or (root or default_root()) / f'gallery-{preset}')}")
 
 
 def main() -> None:

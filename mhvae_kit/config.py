@@ -15,6 +15,8 @@ from mhvae_kit.gaussian import FusionRule
 Preset = Literal["smoke", "demo", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 EncoderCell = Literal["residual_se", "mobilenet_v2"]
+Architecture = Literal["mhvae", "mvae"]
+Objective = Literal["mhvae", "wu2018"]
 Modality = str
 Level = str
 Config = TypeVar("Config")
@@ -50,17 +52,23 @@ def digest(config: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MHVAEConfig:
-    """Everything that fixes the architecture of an MHVAE.
+    """Everything that fixes the architecture of an MHVAE, or of an MVAE on the same backbone.
 
     Args:
+        architecture: "mhvae" (a latent at every level) or "mvae" (a latent at the coarsest level alone; the feature
+            maps below it are computed, not drawn).
         modalities: Names of the images, e.g. ("us", "t2"); their order changes no result.
         image_size: Height and width in pixels; both must be multiples of 2 ** (levels - 1).
-        levels: Number of latent levels, z1 (finest, full resolution) to z<levels> (coarsest, a vector).
+        levels: Number of levels, z1 (finest, full resolution) to z<levels> (coarsest, a vector).
         base_channels: Feature channels at full resolution; doubled at each level down to the coarse end.
         max_channels: Upper limit of that doubling.
         decoder_blocks: Residual blocks in each image head (5 in the paper, 6 in the released code).
         expansion: Widening inside the top-down cells (6 in the paper).
         head_channels: Width of the image heads; None = that of z1, as in the paper.
+        min_latent_channels: Fewest channels of a latent map; a level has half its feature channels, or this if more.
+            An MVAE's maps are as wide as the latent maps they stand for.
+        expert_bias: Whether each modality adds an offset of its own to the shared expert heads, so that it can leave a
+            channel to another (docs/decisions/0005); the paper's experts share all weights.
         fusion: "precision" (exact product of experts) or "scale" (the authors' released rule).
         encoder_cell: "residual_se" (the released code: two 3x3 convolutions and squeeze-excitation) or
             "mobilenet_v2" (the paper's words: inverted residual with a depthwise convolution).
@@ -71,6 +79,7 @@ class MHVAEConfig:
         Dorent et al., MICCAI 2023, section 3; ReubenDo/MHVAE:network/mhvae.py and blocks.py.
     """
 
+    architecture: Architecture = "mhvae"
     modalities: tuple[Modality, ...] = ("us", "t2")
     image_size: tuple[int, int] = (192, 192)
     levels: int = 7
@@ -79,6 +88,8 @@ class MHVAEConfig:
     decoder_blocks: int = 5
     expansion: int = 6
     head_channels: int | None = None
+    min_latent_channels: int = 1
+    expert_bias: bool = False
     fusion: FusionRule = "precision"
     encoder_cell: EncoderCell = "residual_se"
     soft_clamp: float = 10.0
@@ -86,8 +97,9 @@ class MHVAEConfig:
     def __post_init__(self) -> None:
         self._check_names()
         self._check_sizes()
-        choices = (("fusion", get_args(FusionRule)), ("encoder_cell", get_args(EncoderCell)))
-        for name, allowed in choices:
+        choices = {"architecture": Architecture, "fusion": FusionRule, "encoder_cell": EncoderCell}
+        for name, kind in choices.items():
+            allowed = get_args(kind)
             if getattr(self, name) not in allowed:
                 raise InputError(
                     explain(f"unknown {name}", got=repr(getattr(self, name)), expected=" or ".join(allowed))
@@ -107,7 +119,7 @@ class MHVAEConfig:
             )
 
     def _check_sizes(self) -> None:
-        for name in ("levels", "base_channels", "max_channels", "decoder_blocks", "expansion"):
+        for name in ("levels", "base_channels", "max_channels", "decoder_blocks", "expansion", "min_latent_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(explain(f"{name} must be a whole number of at least 1", got=repr(value)))
@@ -133,8 +145,14 @@ class MHVAEConfig:
 
     @property
     def level_names(self) -> tuple[Level, ...]:
-        """Coarse to fine: ("z7", ..., "z1") for seven levels."""
-        return tuple(f"z{i}" for i in range(self.levels, 0, -1))
+        """The latent levels, coarse to fine: ("z7", ..., "z1") for an MHVAE of seven levels, ("z7",) for an MVAE."""
+        coarsest = (f"z{self.levels}",)
+        return coarsest if self.architecture == "mvae" else coarsest + self.finer_levels
+
+    @property
+    def finer_levels(self) -> tuple[Level, ...]:
+        """All levels but the coarsest, coarse to fine, whether or not something is drawn there: ("z6", ..., "z1")."""
+        return tuple(f"z{i}" for i in range(self.levels - 1, 0, -1))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -151,6 +169,10 @@ class MHVAEConfig:
         """Channels of the skip and of the top-down feature at a level."""
         return self.channels[int(level[1:]) - 1]
 
+    def map_channels(self, level: Level) -> int:
+        """Channels of the map that a finer level hands down: z_l of an MHVAE, a narrowed feature of an MVAE."""
+        return max(self.feature_channels(level) // 2, self.min_latent_channels)
+
     def latent_shape(self, level: Level) -> tuple[int, ...]:
         """Shape of one sample of a level: (C, H, W), or (D,) at the coarsest."""
         if level not in self.level_names:
@@ -158,7 +180,7 @@ class MHVAEConfig:
         index = int(level[1:]) - 1
         if index == self.levels - 1:
             return (2 * self.channels[-1],)
-        return self.channels[index] // 2, self.image_size[0] >> index, self.image_size[1] >> index
+        return self.map_channels(level), self.image_size[0] >> index, self.image_size[1] >> index
 
     @classmethod
     def paper(cls, **overrides: Any) -> MHVAEConfig:
@@ -167,9 +189,10 @@ class MHVAEConfig:
 
     @classmethod
     def demo(cls, **overrides: Any) -> MHVAEConfig:
-        """For two CPU cores: 96x96, six levels with the paper's 3x3 bottleneck, half its channels."""
-        settings = {"image_size": (96, 96), "levels": 6, "base_channels": 8, "max_channels": 64, "decoder_blocks": 2}
-        return cls(**{**settings, "expansion": 3, "head_channels": 8, **overrides})
+        """For two CPU cores: 96x96, six levels with the paper's 3x3 bottleneck, half its channels but a z1 as wide."""
+        settings: dict[str, Any] = {"image_size": (96, 96), "levels": 6, "base_channels": 8, "max_channels": 64}
+        settings["decoder_blocks"] = 2
+        return cls(**{**settings, "expansion": 3, "min_latent_channels": 8, "expert_bias": True, **overrides})
 
     @classmethod
     def smoke(cls, **overrides: Any) -> MHVAEConfig:
@@ -192,7 +215,10 @@ class TrainingConfig:
 
     Args:
         preset: Which geometry of the data to use.
+        phantom: Phantom cohort to train on, for example "demo_large"; None = that of the preset.
         model: The architecture.
+        objective: What each observed subset is to reconstruct: every image ("mhvae"), or its own images alone
+            ("wu2018": Wu & Goodman, NeurIPS 2018; synthesis is then learnt from the joint passes only; without GAN).
         seed: Decides order, flips, noise, sampled subsets and initial weights.
         steps, batch_size, accumulate: Optimiser steps; slices a step over all processes; parts that a process cuts
             its share of a batch into, to save memory.
@@ -216,7 +242,9 @@ class TrainingConfig:
     """
 
     preset: Preset = "demo"
+    phantom: str | None = None
     model: MHVAEConfig = dataclasses.field(default_factory=MHVAEConfig.demo)
+    objective: Objective = "mhvae"
     seed: int = 0
     steps: int = 600
     batch_size: int = 4
@@ -268,6 +296,15 @@ class TrainingConfig:
             )
         if not 0 <= self.ema_decay < 1 or self.kl_weight < 0 or self.kl_floor < 0 or self.adversarial_weight < 0:
             raise InputError(explain("ema_decay must lie in [0, 1) and no weight may be negative"))
+        if self.objective == "wu2018" and self.gan:
+            raise InputError(
+                explain(
+                    "objective wu2018 has no adversarial term: a subset answers for its own images alone, and critics "
+                    "judge the others",
+                    got="gan=True",
+                    mend="set gan=False, or take the objective mhvae",
+                )
+            )
 
     def _check_types(self) -> None:
         """Refuse values of the wrong type, such as the text "false" for a bool."""
@@ -281,7 +318,7 @@ class TrainingConfig:
             if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
                 raise InputError(explain(f"{field.name} has the wrong type", got=repr(value), expected=str(field.type)))
             choices = {"reconstruction": ("laplace", "smooth_l1_sum"), "kl_estimate": ("closed_form", "one_sample")}
-            choices["precision"] = ("float32", "bfloat16")
+            choices |= {"precision": ("float32", "bfloat16"), "objective": get_args(Objective)}
             if field.name in choices and value not in choices[field.name]:
                 raise InputError(
                     explain(f"unknown {field.name}", got=repr(value), expected=" or ".join(choices[field.name]))
@@ -335,7 +372,8 @@ _TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     # A budget a hundred times smaller than the paper's asks for a larger learning rate (docs/decisions/0005).
     "demo": {
         "learning_rate": 6e-3,
-        "adversarial_weight": 3.0,
+        "adversarial_weight": 8.0,
+        "discriminator_learning_rate": 4e-4,
         "discriminator_channels": 32,
         "discriminator_layers": 3,
         "ema_decay": 0.998,

@@ -43,6 +43,7 @@ class Card:
         file: Its page.
         thumbnail: Data URI of its first figure, "" when it has none.
         alt: What that figure shows.
+        question: What the notebook asks, from the table under its title, as HTML; "" when it has none.
     """
 
     run: RunInfo
@@ -50,6 +51,7 @@ class Card:
     file: str
     thumbnail: str
     alt: str
+    question: str = ""
 
 
 def newest_runs(root: str | Path | None, preset: str) -> list[Path]:
@@ -82,16 +84,20 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
         InputError: No run is given, or two have the same name.
         MissingError: A folder holds no run or no executed notebook.
     """
+    cards = write_pages(run_dirs, output)
+    index = Path(output) / "index.html"
+    write_text(index, _index(cards))
+    return index
+
+
+def write_pages(run_dirs: Sequence[str | Path], output: str | Path) -> list[Card]:
+    """Write the pages of a report without their index; arguments and errors are those of `write_report`."""
     folders = [Path(folder).resolve() for folder in run_dirs]
     if not folders:
         raise InputError(explain("a report needs at least one run"))
     if len({folder.name for folder in folders}) < len(folders):
         raise InputError(explain("a run is named twice", got=", ".join(folder.name for folder in folders)))
-    output = Path(output)
-    cards = [_write_page(folder, output) for folder in folders]
-    index = output / "index.html"
-    write_text(index, _index(cards))
-    return index
+    return [_write_page(folder, Path(output)) for folder in folders]
 
 
 def _write_page(folder: Path, output: Path) -> Card:
@@ -106,7 +112,7 @@ def _write_page(folder: Path, output: Path) -> Card:
     body = f'<p class="back"><a href="index.html">All notebooks</a></p>{_facts(info)}{notebook_html(node, folder)}'
     name = f"{folder.name}.html"
     write_text(output / name, page(title, body))
-    return Card(info, title, name, thumbnail, alt)
+    return Card(info, title, name, thumbnail, alt, _question(node))
 
 
 def _read(path: Path) -> nbformat.NotebookNode:
@@ -220,6 +226,15 @@ def _title(node: nbformat.NotebookNode) -> str:
     return ""
 
 
+def _question(node: nbformat.NotebookNode) -> str:
+    """The row "Question" of the table under a notebook's title, as HTML."""
+    for cell in node.cells:
+        found = re.search(r"^\|\s*\**Question\**\s*\|(.+)\|\s*$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and found:
+            return markdown_to_html(found.group(1).strip())
+    return ""
+
+
 def _first_figure(node: nbformat.NotebookNode) -> tuple[str, str]:
     """The first picture among the outputs as a data URI, and its alt text; empty when there is none."""
     for cell in node.cells:
@@ -265,4 +280,13 @@ def _index(cards: Sequence[Card]) -> str:
     return page("mhvae_kit report", f'<h1>mhvae_kit report</h1>{intro}<ul class="cards">{"".join(items)}</ul>')
 
 
-__all__ = ["PAGE_CSS", "Card", "equation", "markdown_to_html", "newest_runs", "notebook_html", "write_report"]
+__all__ = [
+    "PAGE_CSS",
+    "Card",
+    "equation",
+    "markdown_to_html",
+    "newest_runs",
+    "notebook_html",
+    "write_pages",
+    "write_report",
+]

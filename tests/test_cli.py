@@ -31,7 +31,7 @@ def test_help_needs_none_of_the_heavy_libraries():
 def test_help_names_every_command(capsys):
     assert call("--help") == 0
     printed = capsys.readouterr().out
-    for name in ("run", "runs", "train", "evaluate", "phantom", "report"):
+    for name in ("run", "runs", "train", "evaluate", "table1", "fetch", "phantom", "report"):
         assert f"  {name} " in printed
 
 
@@ -177,3 +177,37 @@ def test_several_processes_need_a_run_id(monkeypatch, capsys):
 def test_an_absent_model_is_bad_input(capsys):
     assert call("evaluate", "--model", "no-such-model") == 2
     assert "no model at no-such-model" in capsys.readouterr().err
+
+
+def test_a_row_of_table_1_is_made_and_told_in_a_line(monkeypatch, tmp_path, capsys):
+    seen = {}
+
+    def fake(row: str, preset: str, **options: object) -> str:
+        seen.update(row=row, preset=preset, **options)
+        return "folder"
+
+    monkeypatch.setattr("mhvae_kit.table1.run.run_row", fake)
+    monkeypatch.setattr("mhvae_kit.table1.run.one_line", lambda folder: f"phantom-smoke: {folder}")
+    assert call("table1", "mhvae", "--preset", "smoke", "--seed", "2", "--steps", "7", "--root", str(tmp_path)) == 0
+    expected = {"row": "mhvae", "preset": "smoke", "seed": 2, "steps": 7, "root": tmp_path}
+    assert seen == {**expected, "run_id": None, "source": None, "data_dir": None}
+    assert capsys.readouterr().out == "phantom-smoke: folder\ndone: folder\n"
+
+
+def test_a_row_that_table_1_does_not_have_is_bad_input(capsys):
+    assert call("table1", "cyclegan") == 2
+    assert "Table 1 has no such row; got 'cyclegan'; expected one of pix2pix, spade, mvae" in capsys.readouterr().err
+
+
+def test_the_help_of_table1_names_every_row(capsys):
+    from mhvae_kit.table1 import ROWS
+
+    assert call("table1", "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(f"{row}" in printed for row in ROWS)
+
+
+def test_weights_are_fetched_by_name(monkeypatch, capsys):
+    monkeypatch.setattr("mhvae_kit.metrics.perceptual.fetch_lpips_weights", lambda: "alexnet.pth")
+    assert call("fetch", "lpips") == 0 and capsys.readouterr().out == "fetched: alexnet.pth\n"
+    assert call("fetch", "vgg") == 2 and "nothing of that name to fetch; got 'vgg'" in capsys.readouterr().err

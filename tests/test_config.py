@@ -21,6 +21,7 @@ from mhvae_kit.errors import InputError
         ({"levels": "7"}, "levels must be a whole number"),
         ({"fusion": "variance"}, "unknown fusion"),
         ({"encoder_cell": "resnet"}, "unknown encoder_cell"),
+        ({"architecture": "vae"}, "unknown architecture.*mhvae or mvae"),
         ({"soft_clamp": 0.0}, "soft_clamp must be positive"),
     ],
 )
@@ -37,6 +38,8 @@ def test_bad_model_settings(settings, message):
         ({"steps": "100"}, "steps has the wrong type"),
         ({"gan": "false"}, "gan has the wrong type"),
         ({"precision": "float16"}, "unknown precision"),
+        ({"objective": "elbo"}, "unknown objective.*mhvae or wu2018"),
+        ({"objective": "wu2018"}, "wu2018 has no adversarial term.*gan=True"),
         ({"kl_ramp_until": 0.9}, "stages are out of order"),
         ({"ema_decay": 1.0}, "ema_decay"),
     ],
@@ -51,13 +54,32 @@ def test_unknown_preset():
         MHVAEConfig.preset("large")
 
 
-def test_overrides_reach_the_model():
-    assert TrainingConfig.from_preset("smoke", fusion="scale").model.fusion == "scale"
+@pytest.mark.parametrize(("name", "value"), [("fusion", "scale"), ("architecture", "mvae")])
+def test_overrides_reach_the_model(name, value):
+    assert getattr(TrainingConfig.from_preset("smoke", **{name: value}).model, name) == value
 
 
-def test_saved_config_comes_back_equal():
-    config = TrainingConfig.from_preset("demo", seed=3, gan=False, modalities=("us", "t2", "flair"))
+@pytest.mark.parametrize(("architecture", "names"), [("mhvae", ("z4", "z3", "z2", "z1")), ("mvae", ("z4",))])
+def test_latent_levels_of_an_architecture(architecture, names):
+    config = MHVAEConfig(architecture=architecture, levels=4)
+    assert config.level_names == names
+    assert config.finer_levels == ("z3", "z2", "z1")
+    assert [config.map_channels(level) for level in config.finer_levels] == [32, 16, 8]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"modalities": ("us", "t2", "flair")}, {"architecture": "mvae", "objective": "wu2018"}]
+)
+def test_saved_config_comes_back_equal(settings):
+    config = TrainingConfig.from_preset("demo", seed=3, gan=False, **settings)
     assert TrainingConfig.from_saved(config.to_dict()) == config
+
+
+def test_config_saved_before_there_were_architectures_is_an_mhvae_s():
+    config = TrainingConfig.from_preset("smoke")
+    saved = config.to_dict()
+    del saved["objective"], saved["model"]["architecture"]
+    assert TrainingConfig.from_saved(saved) == config
 
 
 def test_digest_tells_configs_apart():

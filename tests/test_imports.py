@@ -15,8 +15,9 @@ LAYERS = (
     {"gaussian", "config"},
     {"networks", "baselines"},
     {"losses", "metrics", "data", "runs", "parameters"},
-    {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures"},
-    {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets"},
+    {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
+    {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
+    {"gallery"},
     {"cli"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -100,7 +100,11 @@ def test_a_run_over_its_time_limit_is_ended_with_its_kernel(tmp_path, runs_root)
     assert not kernels_below_this_process()
 
 
-START = "import sys\nfrom mhvae_kit.runner import run_notebook\nrun_notebook(sys.argv[1], run_id='x')"
+# A shell that started pytest in the background has told its children to ignore Ctrl-C; a user's has not.
+START = """import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mhvae_kit.runner import run_notebook
+run_notebook(sys.argv[1], run_id='x')"""
 TELL = "import os, pathlib, time\npathlib.Path(run_dir, 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
 
 

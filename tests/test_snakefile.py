@@ -1,4 +1,4 @@
-"""The Snakefile with four tiny notebooks: order, what is run again and what is not, sweeps and report."""
+"""The Snakefile with tiny notebooks: order, what is run again and what is not, sweeps, Table 1 and report."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from mhvae_kit.runs import run_folder, write_results
 from mhvae_kit.sweeps import read_sweep
+from mhvae_kit.table1 import ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("00_quickstart", "01_data_preparation", "02_staged_training", "03_evaluation")
-PARAMETERS = 'preset: str = "demo"\nseed: int = 0\nrun_dir: str = ""\ntrain_run: str = ""'
+TABLE1 = "04_table1"
+PARAMETERS = 'preset: str = "demo"\nseed: int = 0\nrun_dir: str = ""\ntrain_run: str = ""\nrows_root: str = ""'
 RECORD = """import pathlib
 assert not ("{name}".startswith("02") and pathlib.Path("fail").exists()), "asked to fail"
 from mhvae_kit.runs import read_results, write_results
@@ -26,17 +28,17 @@ trained = read_results(train_run)["run_id"] if train_run else ""
 pathlib.Path("ran").open("a").write("{name}\\n")
 data = {{"name": "none", "digest": "0"}}
 write_results(run_dir, notebook="{name}", parameters={{"seed": seed}}, preset=preset, seed=seed, dataset=data,
-              metrics={{"trained": trained, "twice": 2 * seed}}, seconds=1)"""
+              metrics={{"trained": trained, "twice": 2 * seed, "rows_root": rows_root}}, seconds=1)"""
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A project folder with this Snakefile and four tiny notebooks."""
+    """A project folder with this Snakefile and five tiny notebooks."""
     monkeypatch.delenv("MHVAE_RUNS")
     shutil.copy(ROOT / "Snakefile", tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     (tmp_path / "notebooks").mkdir()
-    for name in NAMES:
+    for name in (*NAMES, TABLE1):
         first = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
         cells = [new_markdown_cell(f"# {name}"), first, new_code_cell(RECORD.format(name=name))]
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
@@ -60,7 +62,8 @@ def ran(project: Path) -> list[str]:
 def pretend_done(project: Path, run_id: str, name: str, seed: int = 0) -> None:
     """A finished run without the time that running takes."""
     run = run_folder(project / "runs", name, run_id)
-    shutil.copy(project / "notebooks" / f"{name}.ipynb", run)
+    if (project / "notebooks" / f"{name}.ipynb").exists():
+        shutil.copy(project / "notebooks" / f"{name}.ipynb", run)
     data = {"name": "none", "digest": "0"}
     options = {"notebook": name, "preset": "smoke", "seed": seed, "dataset": data, "seconds": 1}
     write_results(run, parameters={"seed": seed}, metrics={"twice": 2 * seed}, **options)
@@ -96,6 +99,40 @@ def test_a_sweep_gives_one_run_a_row_and_one_table(project, monkeypatch):
     assert list(table["param.seed"]) == [1, 2]
     assert list(table["metric.twice"]) == [2, 4]
     assert list(table["status"]) == ["done", "done"]
+
+
+def test_table1_is_a_run_a_row_then_its_notebook(project):
+    planned = snakemake(project, "table1", "--config", "preset=smoke", "--dry-run", "--printshellcmds")
+    assert planned.returncode == 0, planned.stderr
+    told = planned.stdout + planned.stderr
+    for row in ROWS:
+        assert told.count(f"-m mhvae_kit.cli table1 {row} --preset smoke --root runs\n") == 1
+    place = {row: told.index(f"cli table1 {row} ") for row in ROWS}
+    assert place["mhvae-gan"] < place["mhvae"]
+    rows_root = (project / "runs").resolve()
+    assert max(place.values()) < told.index(f"run 04_table1 -p preset=smoke -p rows_root={rows_root} --root runs")
+
+
+def test_finished_rows_are_not_made_again(project):
+    for row in ROWS:  # mhvae-gan after mhvae, which builds on it: its being newer is no reason
+        pretend_done(project, f"smoke-table1-{row}", "table1")
+    first = snakemake(project, "table1", "--config", "preset=smoke")
+    assert first.returncode == 0, first.stderr
+    assert ran(project) == [TABLE1]
+    assert (
+        f'"rows_root": "{(project / "runs").resolve()}"' in (project / "runs/smoke-04_table1/results.json").read_text()
+    )
+    assert "1 of 1 notebooks done" in (project / "runs/table1-smoke/index.html").read_text()
+    again = snakemake(project, "table1", "--config", "preset=smoke")
+    assert again.returncode == 0 and ran(project) == []
+
+
+def test_the_gallery_needs_the_demo_and_the_notebooks_of_the_shipped_models(project):
+    planned = snakemake(project, "gallery", "--config", "preset=smoke", "--dry-run", "--printshellcmds")
+    assert planned.returncode == 0, planned.stderr
+    wanted = (*NAMES, "05_product_of_experts", "06_latent_levels", "07_temperature")
+    assert all(f"--run-id smoke-{name}" in planned.stdout + planned.stderr for name in wanted)
+    assert "gallery --preset smoke" in planned.stdout + planned.stderr
 
 
 def test_a_sweep_without_table_says_what_is_missing(project):

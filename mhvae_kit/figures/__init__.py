@@ -12,6 +12,15 @@ from mhvae_kit.figures.curves import (
     score_intervals,
     spectrum_plot,
 )
+from mhvae_kit.figures.divergence import kl_estimates
+from mhvae_kit.figures.experts import (
+    Factors,
+    level_factors,
+    product_ellipses,
+    product_panels,
+    product_table,
+    rule_curves,
+)
 from mhvae_kit.figures.images import SynthesisRow, case_grid, level_strip, synthesis_grid
 from mhvae_kit.figures.output import png_bytes, save, show
 from mhvae_kit.figures.style import MODALITY_COLOURS, level_colours, modality_colour, new_figure
@@ -19,15 +28,22 @@ from mhvae_kit.figures.training_curves import loss_curves
 
 __all__ = [
     "MODALITY_COLOURS",
+    "Factors",
     "SynthesisRow",
     "case_grid",
     "envelope_histogram",
+    "kl_estimates",
     "level_colours",
+    "level_factors",
     "level_strip",
     "loss_curves",
     "modality_colour",
     "new_figure",
     "png_bytes",
+    "product_ellipses",
+    "product_panels",
+    "product_table",
+    "rule_curves",
     "save",
     "score_intervals",
     "show",

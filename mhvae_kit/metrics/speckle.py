@@ -9,8 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from mhvae_kit.errors import InputError, explain
-from mhvae_kit.metrics.arrays import ArrayLike, as_images, as_masks
+from mhvae_kit.metrics.arrays import ArrayLike, as_images, as_masks, paired_images
 
+# Step of an image stored with 8 bits, as a part of its range.
+_STEP_8_BIT = 1.0 / 255.0
 # Share of the mask's inner radius over which the taper rises from 0 to 1 (a Hann flank).
 _TAPER_SHARE = 0.5
 
@@ -258,3 +260,94 @@ def _reach(shared: np.ndarray) -> int:
     """Number of lags, from 0 on, at which the taper overlaps itself by at least a tenth."""
     short = np.flatnonzero(shared < 0.1 * shared[0])
     return int(short[0]) if short.size else len(shared)
+
+
+def _is_flat(image: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether an image (H, W) has the same value everywhere inside the mask."""
+    values = image[mask]
+    return bool(values.min() == values.max())
+
+
+def radial_spectrum_distance_db(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    data_range: float,
+    mask: ArrayLike | None = None,
+    low: float | None = None,
+    spacing_mm: float | tuple[float, float] = 1.0,
+) -> np.ndarray:
+    """Log-spectral distance in dB between the radial power spectra of each image and its target; 0 if identical.
+
+    Rounding to 8 bits adds a white noise that no stored image is free of; its power is added to both spectra, so that
+    power below it, which nobody could see, weighs little, and a constant prediction has a finite distance.
+
+    Args:
+        prediction: (H, W), (N, H, W) or (N, 1, H, W).
+        target: As many images of the same size.
+        data_range: Length of the interval in which the values lie; its 255th part is the step of an 8-bit image.
+        mask: Pixels to use, see `radial_power_spectrum`. None takes them all.
+        low: Lower end of the interval; None means -1 for a data range of 2 and 0 otherwise.
+        spacing_mm: Pixel size, one number or (rows, columns); only its ratio matters here.
+    Returns:
+        Float array (N,).
+    Raises:
+        InputError: See `paired_images` and `radial_power_spectrum`; a target that is constant inside the mask.
+    """
+    first, second = paired_images(prediction, target, data_range=data_range, low=low)
+    masks, (row, column) = as_masks(mask, first.shape), _spacing(spacing_mm)
+    _, wanted = radial_power_spectrum(second, spacing_mm=spacing_mm, mask=masks)
+    made = np.zeros_like(wanted)
+    varied = np.array([not _is_flat(x, m) for x, m in zip(first, masks, strict=True)])
+    if varied.any():
+        made[varied] = radial_power_spectrum(first[varied], spacing_mm=spacing_mm, mask=masks[varied])[1]
+    floor = (data_range * _STEP_8_BIT) ** 2 / 12.0 * row * column
+    return spectrum_distance_db(made + floor, wanted + floor)
+
+
+def speckle_statistics(
+    image: ArrayLike, *, dynamic_range_db: float, sigma_px: float, mask: ArrayLike | None = None
+) -> dict[str, np.ndarray]:
+    """Contrast and grain of the speckle of each image, brightness of the tissue taken out first.
+
+    Args:
+        image: Log-compressed ultrasound in [-1, 1], (H, W), (N, H, W) or (N, 1, H, W).
+        dynamic_range_db: Span in dB that -1 to 1 stands for.
+        sigma_px: Structure wider than a Gaussian of this standard deviation is anatomy, not speckle.
+        mask: Pixels to use; None takes them all.
+    Returns:
+        By name, (N,): envelope_snr (1.91 for fully developed speckle, see `envelope_snr`) and autocorrelation_px (full
+        width at half maximum, geometric mean of depth and lateral, see `autocorrelation_width`). A constant image has
+        no speckle: infinity both.
+    Raises:
+        InputError: See `envelope_snr` and `local_texture`.
+    """
+    images = as_images(image)
+    masks = as_masks(mask, images.shape)
+    snr = envelope_snr(images, dynamic_range_db=dynamic_range_db, mask=masks, local_sigma_px=sigma_px)
+    width = np.full(len(images), np.inf)
+    varied = np.array([not _is_flat(x, m) for x, m in zip(images, masks, strict=True)])
+    snr[~varied] = np.inf  # divided by its local mean it keeps a spread of rounding errors
+    if varied.any():
+        grain = local_texture(images[varied], mask=masks[varied], sigma_mm=sigma_px)
+        width[varied] = np.sqrt(autocorrelation_width(grain, spacing_mm=1.0, mask=masks[varied]).prod(axis=1))
+    return {"envelope_snr": snr, "autocorrelation_px": width}
+
+
+def absolute_log_ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """|ln(first / second)| of positive statistics: 0 if equal, and as far for twice as much as for half.
+
+    Two infinities are equal, one alone is infinitely far.
+
+    Raises:
+        InputError: Shapes that differ, or values that are NaN or not above 0.
+    """
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != other.shape or not ((one > 0).all() and (other > 0).all()):
+        raise InputError(
+            explain(
+                "a log ratio needs two arrays of positive numbers of one shape", got=f"{one.shape} and {other.shape}"
+            )
+        )
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is set to 0 on purpose
+        return np.where(one == other, 0.0, np.abs(np.log(one) - np.log(other)))

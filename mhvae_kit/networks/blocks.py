@@ -107,22 +107,22 @@ class UpConvolution(nn.Module):
 class ExpertHead(nn.Module):
     """From the top-down feature and one modality's skip to that modality's expert, before it is split in two."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.gate = SqueezeExcitation(channels)
-        self.project = pointwise(channels)
+        self.project = pointwise(channels, latent_channels)
 
     def forward(self, feature: Tensor, skip: Tensor) -> Tensor:
-        """Two (B, C, H, W) to (B, C, H, W): C/2 channels of mean, C/2 of log-std."""
+        """Two (B, C, H, W) to (B, 2 L, H, W): L channels of mean, L of log-std."""
         y = self.conv1(norm_silu(torch.cat((feature, skip), 1)))
         return self.project(self.gate(self.conv2(norm_silu(y))))
 
 
-def pointwise(channels: int) -> nn.Module:
-    """A weight-normed 1x1 convolution without bias: the last layer of every expert and prior."""
-    return weight_norm(nn.Conv2d(channels, channels, 1, bias=False))
+def pointwise(channels: int, latent_channels: int) -> nn.Module:
+    """A weight-normed 1x1 convolution without bias to mean and log-std: the last layer of every expert and prior."""
+    return weight_norm(nn.Conv2d(channels, 2 * latent_channels, 1, bias=False))
 
 
 class ResidualBlock(nn.Module):

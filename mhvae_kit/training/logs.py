@@ -42,18 +42,25 @@ def _format(value: Any) -> Any:
 
 
 class TrainingLog:
-    """Collects the numbers of each step and writes their means every `log_every` steps (first process only)."""
+    """Collects the numbers of each step and writes their means every `log_every` steps (first process only).
 
-    def __init__(self, folder: Path, *, first_step: int, total: int, log_every: int) -> None:
+    Args:
+        folder: The run, where metrics.csv, validation.csv and tensorboard/ go.
+        first_step: Steps done before; rows of later ones are dropped.
+        total: Steps in all.
+        log_every: Steps between rows.
+        name: What is trained, at the start of the live line; "" leaves it out.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int, total: int, log_every: int, name: str = "") -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed by training
 
         self.log_every = log_every
         self.metrics = Table(folder / "metrics.csv", first_step)
         self.validation = Table(folder / "validation.csv", first_step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
-        self.bar = progress(
-            total=total - first_step, desc=f"training from step {first_step}" if first_step else "training", unit="step"
-        )
+        doing = f"{name} training".strip() + (f" from step {first_step}" if first_step else "")
+        self.bar = progress(total=total - first_step, desc=doing, unit="step")
         self.sums: dict[str, float] = defaultdict(float)
         self.count = 0
 
@@ -68,7 +75,10 @@ class TrainingLog:
             self.metrics.add({"step": step, "stage": stage, **means})
             for name, value in means.items():
                 self.board.add_scalar(f"training/{name}", value, step)
-            self.bar.set_postfix(stage=stage, loss=f"{means['loss']:.3f}", kl=f"{means['kl_nats']:.0f} nats")
+            shown = {"stage": stage, "loss": f"{means['loss']:.3f}"}
+            if "kl_nats" in means:
+                shown["kl"] = f"{means['kl_nats']:.0f} nats"
+            self.bar.set_postfix(**shown)
             self.sums.clear()
             self.count = 0
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +12,29 @@ import torch
 from mhvae_kit import runs
 from mhvae_kit.config import TrainingConfig, digest
 from mhvae_kit.data import PhantomDataset, SliceDataset, load_phantom
-from mhvae_kit.errors import DataError, InputError, MissingError, explain
+from mhvae_kit.errors import InputError, MissingError, explain
 from mhvae_kit.files import write_json
 from mhvae_kit.memory import keep_freed_memory
 from mhvae_kit.networks.storage import save_model
+from mhvae_kit.training.batches import batch_of_step
 from mhvae_kit.training.distributed import Processes
+from mhvae_kit.training.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    newest_checkpoint,
+    open_folder,
+    read_settings,
+    save_checkpoint,
+    stop_at_step_boundary,
+)
+from mhvae_kit.training.live import LiveCurves
 from mhvae_kit.training.logs import TrainingLog
-from mhvae_kit.training.schedule import first_step, flips_of_step, slices_of_step, stage_at
+from mhvae_kit.training.schedule import first_step, stage_at
 from mhvae_kit.training.state import TrainingState, read_checkpoint, write_checkpoint
 from mhvae_kit.training.step import Batch, train_step
 from mhvae_kit.training.validation import validate
 
-CHECKPOINTS = "checkpoints"
 BEFORE_ADVERSARIAL = "before_adversarial.pt"
-CONFIG = "config.json"
 
 
 def train(
@@ -63,7 +66,7 @@ def train(
     try:
         processes.share(config.batch_size)
         if processes.is_first:
-            _open_folder(folder, config)
+            open_folder(folder, config, TrainingConfig.from_saved)
         processes.wait()
         if (folder / "results.json").exists():
             return folder
@@ -113,39 +116,17 @@ def branch_without_gan(run_dir: str | Path, new_dir: str | Path) -> Path:
 
 def read_config(run_dir: str | Path) -> TrainingConfig:
     """The config of a training run's folder."""
-    path = Path(run_dir) / CONFIG
-    if not path.exists():
-        raise MissingError(explain(f"no training run in {run_dir}: {CONFIG} is missing"))
-    return TrainingConfig.from_saved(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _open_folder(folder: Path, config: TrainingConfig) -> None:
-    """Make the run folder, or check that it belongs to the same config."""
-    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    if (folder / CONFIG).exists():
-        before = read_config(folder)
-        if before != config:
-            old, new = before.to_dict(), config.to_dict()
-            changed = sorted(k for k in new if old.get(k) != new[k])
-            raise InputError(
-                explain(
-                    f"{folder} belongs to a run with other settings",
-                    got=", ".join(f"{k}={new[k]}" for k in changed),
-                    expected=", ".join(f"{k}={old.get(k)}" for k in changed),
-                    mend="choose another run folder or the same settings",
-                )
-            )
-    else:
-        write_json(folder / CONFIG, config.to_dict())
+    return read_settings(run_dir, TrainingConfig.from_saved)
 
 
 def _load_data(config: TrainingConfig, data_dir: str | Path | None, processes: Processes) -> PhantomDataset:
     """The phantom's training and validation patients; the first process makes them, the others read."""
+    cohort = config.phantom or config.preset
     options = {"splits": ("train", "validation"), "cache_dir": data_dir}
     if processes.is_first:
-        dataset = load_phantom(config.preset, **options)
+        dataset = load_phantom(cohort, **options)
     processes.wait()
-    return dataset if processes.is_first else load_phantom(config.preset, show_progress=False, **options)
+    return dataset if processes.is_first else load_phantom(cohort, show_progress=False, **options)
 
 
 class Trainer:
@@ -165,9 +146,10 @@ class Trainer:
     def run(self) -> None:
         """Go through the remaining steps and close the run."""
         state, config = self.state, self.config
-        log = None
+        log = curves = None
         values: dict[str, float] = {}
         if self.processes.is_first:
+            curves = LiveCurves(self.folder, self.dataset.name)
             log = TrainingLog(self.folder, first_step=state.step, total=config.steps, log_every=config.log_every)
         try:
             with stop_at_step_boundary() as stop:
@@ -179,26 +161,22 @@ class Trainer:
                     if log is not None:
                         log.step(state.step, stage, values)
                         self._after_step(log)
+                        curves.update()
                     if stop.is_set():
                         self._save()
                         raise KeyboardInterrupt
         finally:
             if log is not None:
                 log.close()
+                curves.close()
         if self.processes.is_first:
             self._finish(values)
         self.processes.wait()
 
     def _batch(self) -> Batch:
         """This process's part of the step's slices, mirrored as drawn."""
-        indices = slices_of_step(self.config, self.state.step, len(self.slices))
-        flips = flips_of_step(self.config, self.state.step)
-        items = self.slices.batch([indices[p] for p in self.share])
-        device = self.processes.device
-        mirrored = torch.tensor([flips[p] for p in self.share])[:, None, None, None]
-        images = {m: torch.where(mirrored, x.flip(-1), x).to(device) for m, x in items["images"].items()}
-        sources = [(case, int(k)) for case, k in zip(items["case"], items["slice"], strict=True)]
-        return Batch(images, list(self.share), sources)
+        items = batch_of_step(self.slices, self.config, self.state.step, self.share, self.processes.device)
+        return Batch(items["images"], list(self.share), items["sources"])
 
     def _average(self, values: dict[str, float]) -> dict[str, float]:
         stacked = self.processes.average(torch.tensor(list(values.values()), device=self.processes.device))
@@ -225,12 +203,8 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint and drop the oldest."""
-        if not self.processes.is_first:
-            return
-        folder = self.folder / CHECKPOINTS
-        write_checkpoint(self.state, folder / f"step_{self.state.step:06d}.pt")
-        for old in sorted(folder.glob("step_*.pt"))[: -self.config.keep_checkpoints]:
-            old.unlink()
+        if self.processes.is_first:
+            save_checkpoint(self.state, self.folder, self.config.keep_checkpoints)
 
     def _card(self, scores: dict[str, float]) -> dict[str, Any]:
         """What is known of the weights at this moment."""
@@ -260,42 +234,3 @@ class Trainer:
             metrics={"steps": state.step, "skipped_steps": state.guard.skipped, **scores, **last_values},
             seconds=time.monotonic() - self.started,
         )
-
-
-def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, None when there is none; a damaged one is named and passed over.
-
-    Raises:
-        DataError: There are checkpoints, but none can be read.
-    """
-    problem: DataError | None = None
-    for path in sorted((folder / CHECKPOINTS).glob("step_*.pt"), reverse=True):
-        try:
-            return read_checkpoint(path, device)
-        except DataError as error:
-            print(f"{error} Going on from the one before.", file=sys.stderr)
-            problem = error
-    if problem is not None:
-        raise problem
-    return None
-
-
-@contextlib.contextmanager
-def stop_at_step_boundary() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second one stops at once."""
-    wish = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield wish
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if wish.is_set():
-            raise KeyboardInterrupt
-        wish.set()
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wish
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,16 @@ from mhvae_kit.config import Level, TrainingConfig
 from mhvae_kit.networks.mhvae import MHVAE, Subset
 
 Stage = Literal["reconstruction", "kl_ramp", "adversarial"]
+
+
+class Draws(Protocol):
+    """What the order and the flips of the slices depend on: equal values give equal batches, whatever is trained."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
 
 
 def local_generator(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
@@ -50,13 +60,17 @@ def kl_weight_at(config: TrainingConfig, step: int) -> float:
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:
     """Linear warm-up, then cosine from learning_rate to final_learning_rate over the whole budget."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+    return warm_cosine(config.learning_rate, config.final_learning_rate, config.warmup_steps, config.steps, step)
 
 
-def slices_of_step(config: TrainingConfig, step: int, n_slices: int) -> list[int]:
+def warm_cosine(initial: float, final: float, warmup_steps: int, steps: int, step: int) -> float:
+    """A learning rate at a step (counted from 0): linear warm-up, then cosine from `initial` to `final` at `steps`."""
+    if step < warmup_steps:
+        return initial * (step + 1) / warmup_steps
+    return final + (initial - final) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def slices_of_step(config: Draws, step: int, n_slices: int) -> list[int]:
     """Indices of the slices of a step over all processes: epoch after epoch, each in an order of its own."""
     positions = range(step * config.batch_size, (step + 1) * config.batch_size)
     orders = {
@@ -66,7 +80,7 @@ def slices_of_step(config: TrainingConfig, step: int, n_slices: int) -> list[int
     return [orders[p // n_slices][p % n_slices] for p in positions]
 
 
-def flips_of_step(config: TrainingConfig, step: int) -> list[bool]:
+def flips_of_step(config: Draws, step: int) -> list[bool]:
     """Which slices of a step are mirrored left to right (probability one half)."""
     return (torch.rand(config.batch_size, generator=local_generator(config.seed, "flip", step)) < 0.5).tolist()
 

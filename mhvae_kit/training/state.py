@@ -15,7 +15,7 @@ from mhvae_kit.config import TrainingConfig
 from mhvae_kit.errors import DataError, RunError, explain
 from mhvae_kit.files import atomic_path
 from mhvae_kit.networks.discriminator import PatchDiscriminator
-from mhvae_kit.networks.mhvae import MHVAE
+from mhvae_kit.networks.storage import make_model
 
 CHECKPOINT_VERSION = 1
 GUARD_WINDOW = 100
@@ -93,7 +93,7 @@ class TrainingState:
         self.best_psnr_db = float("-inf")
         with torch.random.fork_rng(devices=[]):  # initial weights come from the config's seed alone
             torch.manual_seed(config.seed)
-            self.model = MHVAE(config.model).to(device)
+            self.model = make_model(config.model).to(device)
             size, width, depth = config.model.image_size, config.discriminator_channels, config.discriminator_layers
             names = config.model.modalities if config.gan else ()
             self.critics = nn.ModuleDict({m: PatchDiscriminator(size, width, depth) for m in names}).to(device)
@@ -119,7 +119,21 @@ class TrainingState:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take over a checkpoint's content; critics only where this run has some and the checkpoint too."""
+        """Take over a checkpoint's content; critics only where this run has some and the checkpoint too.
+
+        Raises:
+            DataError: The checkpoint is that of another architecture.
+        """
+        found, expected = saved["config"]["model"].get("architecture", "mhvae"), self.config.model.architecture
+        if found != expected:  # checkpoints older than this setting are of an MHVAE
+            raise DataError(
+                explain(
+                    "the checkpoint is that of another architecture",
+                    got=found,
+                    expected=expected,
+                    mend="resume with the run's own config, or train anew in another folder",
+                )
+            )
         self.step, self.best_psnr_db = saved["step"], saved["best_psnr_db"]
         self.model.load_state_dict(saved["model"])
         device = next(self.model.parameters()).device

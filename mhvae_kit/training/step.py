@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhvae_kit.config import Modality, TrainingConfig
+from mhvae_kit.config import Modality, Objective, TrainingConfig
 from mhvae_kit.losses import discriminator_loss, elbo_terms, generator_adversarial, synthetic_images
 from mhvae_kit.networks.mhvae import Subset
 from mhvae_kit.training.distributed import Processes
@@ -93,7 +93,7 @@ def _backward(
             adversarial = generator_adversarial(state.critics, fake)
             state.critics.requires_grad_(True)
     options = _loss_options(config)
-    terms = [elbo_terms(s, part.images, **options) for s in syntheses]
+    terms = [elbo_terms(s, scored_images(config.objective, s.observed, part.images), **options) for s in syntheses]
     weight = kl_weight_at(config, state.step)
     losses = [t.negative_elbo(weight) for t in terms]
     loss = torch.stack(losses).mean()
@@ -111,6 +111,25 @@ def _backward(
     return record, {m: x.detach() for m, x in fake.items()}
 
 
+def scored_images(objective: Objective, observed: Subset, images: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    """The images that an observed subset's ELBO asks it to reconstruct.
+
+    Fewer images make a smaller sum, not a mean: each subset's negative ELBO stays the exact bound on the likelihood of
+    the images it answers for, in nats per pixel position, and an image's error weighs the same against the KL in every
+    pass. A pass with one image therefore counts about half as much as one with two, in the loss and its gradient, as
+    in the sum of ELBOs that the objective is.
+
+    Args:
+        objective: "mhvae": all of them; "wu2018": the subset's own.
+        observed: The subset.
+        images: By modality, all images of the batch.
+    Source:
+        Wu & Goodman, "Multimodal Generative Models for Scalable Weakly-Supervised Learning", NeurIPS 2018;
+        mhw32/multimodal-vae-public:celeba/train.py.
+    """
+    return {m: image for m, image in images.items() if objective == "mhvae" or m in observed}
+
+
 def _loss_options(config: TrainingConfig) -> dict[str, Any]:
     return {
         "likelihood_scale": config.likelihood_scale,
@@ -123,7 +142,7 @@ def _loss_options(config: TrainingConfig) -> dict[str, Any]:
 def _record(
     config: TrainingConfig, part: Batch, syntheses: list, terms: list, adversarial: Tensor | None, loss: Tensor
 ) -> dict[str, float]:
-    """Numbers of one part: errors by subset and target, KL by level for the fullest subset, in nats per image."""
+    """Numbers of one part: errors by subset and target (scored or not), KL by level of the fullest subset in nats."""
     record = {"loss": loss}
     for synthesis in syntheses:
         for modality, image in part.images.items():

@@ -146,3 +146,11 @@ def test_the_atlas_holds_the_known_structures(phantom):
     assert at("white", 25, -20, 35) > 200
     assert at("falx", 0, 20, 50) > 200 and at("falx", 20, 20, 50) == 0
     assert at("hull", 0, 0, 30) < 128 < at("hull", 0, 0, 90)
+
+
+def test_the_large_cohort_holds_the_demo_patients_and_more_for_training():
+    small, large = case_table(get_preset("demo")), case_table(get_preset("demo_large"))
+    assert small.items() <= large.items()
+    assert {large[case] for case in large.keys() - small.keys()} == {"train"}
+    same = ("size_px", "n_slices", "spacing_mm")
+    assert all(getattr(PRESETS["demo"], k) == getattr(PRESETS["demo_large"], k) for k in same)

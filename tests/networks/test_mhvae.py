@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -75,6 +77,29 @@ def test_paper_latents():
     assert shapes == expected
 
 
+def test_a_latent_has_at_least_the_channels_asked_for():
+    config = MHVAEConfig.paper(min_latent_channels=20)
+    shapes = [config.latent_shape(level)[0] for level in config.level_names]
+    assert shapes == [256, 64, 64, 64, 32, 20, 20]
+
+
+def test_expert_bias_moves_the_experts_of_its_modality_and_level_alone():
+    model = tiny_model(dataclasses.replace(TINY, expert_bias=True))
+    plain = tiny_model()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("expert_bias")})
+    images = tiny_images()
+    before = plain(images, temperature=0)
+    with torch.no_grad():
+        model.expert_bias["z1"]["us"][:2] += 0.5  # z1 has two channels: the first two entries are of the mean
+    after = model(images, temperature=0)
+    limit = TINY.soft_clamp
+    raw = [limit * (r.experts["z1"]["us"].mean / limit).atanh() for r in (before, after)]
+    torch.testing.assert_close(raw[1] - raw[0], torch.full_like(raw[0], 0.5), atol=1e-4, rtol=1e-4)
+    assert torch.equal(after.experts["z1"]["us"].log_std, before.experts["z1"]["us"].log_std)
+    assert torch.equal(after.experts["z1"]["t2"].mean, before.experts["z1"]["t2"].mean)
+    assert torch.equal(after.experts["z2"]["us"].mean, before.experts["z2"]["us"].mean)
+
+
 def test_paper_discriminator_ends_in_one_score():
     with torch.device("meta"):
         critic = PatchDiscriminator((192, 192))
@@ -102,6 +127,7 @@ def test_too_deep_discriminator_is_refused():
         MHVAEConfig(modalities=("a", "b", "c"), image_size=(16, 16), levels=3, base_channels=2, decoder_blocks=1),
         MHVAEConfig(image_size=(32, 32), levels=3, base_channels=4, head_channels=6, encoder_cell="mobilenet_v2"),
         MHVAEConfig(image_size=(32, 32), levels=2, base_channels=2, fusion="scale", modalities=("us",)),
+        MHVAEConfig(image_size=(16, 16), levels=3, base_channels=4, min_latent_channels=5, expert_bias=True),
     ],
 )
 def test_shapes_of_any_config(config):

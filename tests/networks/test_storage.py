@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 
 from mhvae_kit import MHVAE, MHVAEConfig, load_model, load_shipped, save_model
 from mhvae_kit.errors import DataError, InputError, MissingError
-from mhvae_kit.networks.storage import shipped_models
+from mhvae_kit.networks.mvae import MVAE
+from mhvae_kit.networks.storage import make_model, shipped_models
 
 TINY = MHVAEConfig(image_size=(16, 16), levels=3, base_channels=2, decoder_blocks=1)
+
+
+FLAT = dataclasses.replace(TINY, architecture="mvae")
 
 
 @pytest.fixture
@@ -21,13 +27,39 @@ def saved(tmp_path):
     return model, tmp_path / "model"
 
 
-def test_model_comes_back_equal(saved):
-    model, folder = saved
-    again = load_model(folder)
+@pytest.mark.parametrize(("config", "cls"), [(TINY, MHVAE), (FLAT, MVAE)])
+def test_model_comes_back_equal(tmp_path, config, cls):
+    model = make_model(config)
+    save_model(model, tmp_path / "model", {"steps": 3})
+    again = load_model(tmp_path / "model")
+    assert type(model) is type(again) is cls
     assert again.config == model.config
     assert again.card == {"steps": 3}
     assert not again.training
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def edit_config(folder, change) -> None:
+    path = folder / "model.json"
+    content = json.loads(path.read_text())
+    change(content["config"])
+    path.write_text(json.dumps(content))
+
+
+def test_a_model_saved_before_there_were_architectures_is_an_mhvae(saved):
+    edit_config(saved[1], lambda config: config.pop("architecture"))
+    again = load_model(saved[1])
+    assert type(again) is MHVAE
+    assert again.config == saved[0].config
+
+
+@pytest.mark.parametrize(("config", "other"), [(TINY, FLAT), (FLAT, TINY)])
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path, config, other):
+    for name, settings in (("right", config), ("wrong", other)):
+        save_model(make_model(settings), tmp_path / name)
+    shutil.copy(tmp_path / "wrong" / "weights.safetensors", tmp_path / "right")
+    with pytest.raises(DataError, match=f"another architecture.*{other.architecture}.*{config.architecture}"):
+        load_model(tmp_path / "right")
 
 
 def test_saving_again_replaces_the_model_and_leaves_nothing_beside(saved):
@@ -59,13 +91,14 @@ def test_truncated_file_is_named(saved, name):
 
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
-    [("base_channels", DataError, "do not fit its config"), ("depth", InputError, "no setting depth")],
+    [
+        ("base_channels", DataError, "do not fit its config"),
+        ("depth", InputError, "no setting depth"),
+        ("architecture", InputError, "unknown architecture"),
+    ],
 )
 def test_a_config_that_does_not_belong_to_the_weights_is_refused(saved, setting, error, message):
-    path = saved[1] / "model.json"
-    content = json.loads(path.read_text())
-    content["config"][setting] = 4
-    path.write_text(json.dumps(content))
+    edit_config(saved[1], lambda config: config.update({setting: 4}))
     with pytest.raises(error, match=message):
         load_model(saved[1])
 

@@ -23,7 +23,7 @@ class PhantomPreset:
     """Geometry and number of patients of one preset.
 
     Attributes:
-        name: "smoke", "demo" or "paper".
+        name: "smoke", "demo" or "paper"; "demo_large" is "demo" with nine times the training patients.
         size_px: Height and width of a slice. All presets look at the same 96 mm x 96 mm field.
         n_slices: Number of slices of a slab.
         spacing_mm: Size of the cubic voxels.
@@ -58,6 +58,13 @@ PRESETS = {
             n_slices=24,
             spacing_mm=1.0,
             n_cases={"train": 56, "validation": 6, "test": 10, "ood": 6},
+        ),
+        PhantomPreset(
+            name="demo_large",
+            size_px=96,
+            n_slices=24,
+            spacing_mm=1.0,
+            n_cases={"train": 504, "validation": 6, "test": 10, "ood": 6},
         ),
         PhantomPreset(
             name="paper",
