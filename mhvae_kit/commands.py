@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mhvae_kit.data import load_phantom
-from mhvae_kit.errors import InputError, KitError, MissingError, explain
+from mhvae_kit.errors import InputError, KitError, explain
 from mhvae_kit.evaluation import evaluate, format_table, summary
 from mhvae_kit.files import write_text
-from mhvae_kit.networks.mhvae import MHVAE
-from mhvae_kit.networks.storage import CONFIG_FILE, load_model, load_shipped, shipped_models
+from mhvae_kit.networks.storage import find_model
 from mhvae_kit.runs import check_run_id, default_root, run_folder, run_status, set_status
 from mhvae_kit.training import TrainingConfig, train
 
@@ -61,24 +60,6 @@ def _recorded(folder: Path, config: TrainingConfig) -> Iterator[None]:
     except (KitError, OSError) as error:
         set_status(folder, "failed", message=str(error))
         raise
-
-
-def find_model(name: str | Path) -> MHVAE:
-    """Load a model by folder (its own, or a run folder with a `model/` in it) or by the name of a shipped one.
-
-    Raises:
-        MissingError: There is neither such a folder nor such a shipped model.
-    """
-    folder = Path(name).expanduser()
-    for candidate in (folder, folder / "model"):
-        if (candidate / CONFIG_FILE).is_file():
-            return load_model(candidate)
-    if str(name) in shipped_models():
-        return load_shipped(str(name))
-    shipped = " or ".join(shipped_models()) or "none"
-    raise MissingError(
-        explain(f"no model at {name}", expected=f"a model folder, a run folder, or a shipped model ({shipped})")
-    )
 
 
 def evaluate_to_csv(

@@ -219,6 +219,9 @@ class TrainingConfig:
         model: The architecture.
         objective: What each observed subset is to reconstruct: every image ("mhvae"), or its own images alone
             ("wu2018": Wu & Goodman, NeurIPS 2018; synthesis is then learnt from the joint passes only; without GAN).
+        start_from: Where the initial weights come from, as `find_model` understands it: a model or run folder, or the
+            name of a shipped model; None = drawn by the seed. Only the weights are taken, no optimiser state.
+        joint_weight: Weight in the loss of the pass that observes every modality, against 1 of any other pass.
         seed: Decides order, flips, noise, sampled subsets and initial weights.
         steps, batch_size, accumulate: Optimiser steps; slices a step over all processes; parts that a process cuts
             its share of a batch into, to save memory.
@@ -245,6 +248,8 @@ class TrainingConfig:
     phantom: str | None = None
     model: MHVAEConfig = dataclasses.field(default_factory=MHVAEConfig.demo)
     objective: Objective = "mhvae"
+    start_from: str | None = None
+    joint_weight: float = 1.0
     seed: int = 0
     steps: int = 600
     batch_size: int = 4
@@ -282,7 +287,8 @@ class TrainingConfig:
         self._check_types()
         positive = ("steps", "batch_size", "accumulate", "learning_rate", "likelihood_scale", "discriminator_channels")
         positive += ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "validation_slices")
-        for name in (*positive, "subsets_per_step", "max_bad_steps", "guard_factor", "discriminator_learning_rate"):
+        positive += ("joint_weight", "subsets_per_step", "max_bad_steps", "guard_factor")
+        for name in (*positive, "discriminator_learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(explain(f"{name} must be positive", got=getattr(self, name)))
         order = (self.reconstruction_until, self.kl_ramp_until, self.discriminator_from, self.adversarial_from, 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mhvae_kit.config import Architecture, MHVAEConfig, from_dict
-from mhvae_kit.errors import DataError, InputError, explain
+from mhvae_kit.errors import DataError, InputError, MissingError, explain
 from mhvae_kit.networks.backbone import MultimodalVAE
 from mhvae_kit.networks.folders import load_exactly, read_network, write_network
 from mhvae_kit.networks.mhvae import MHVAE
@@ -98,3 +98,21 @@ def load_shipped(name: str = "demo") -> MultimodalVAE:
     if name not in shipped_models():
         raise InputError(explain("no shipped model of that name", got=repr(name), expected=", ".join(shipped_models())))
     return load_model(SHIPPED_FOLDER / name)
+
+
+def find_model(name: str | Path) -> MultimodalVAE:
+    """Load a model by folder (its own, or a run folder with a `model/` in it) or by the name of a shipped one.
+
+    Raises:
+        MissingError: There is neither such a folder nor such a shipped model.
+    """
+    folder = Path(name).expanduser()
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG_FILE).is_file():
+            return load_model(candidate)
+    if str(name) in shipped_models():
+        return load_shipped(str(name))
+    shipped = " or ".join(shipped_models()) or "none"
+    raise MissingError(
+        explain(f"no model at {name}", expected=f"a model folder, a run folder, or a shipped model ({shipped})")
+    )

@@ -15,7 +15,7 @@ from mhvae_kit.data import PhantomDataset, SliceDataset, load_phantom
 from mhvae_kit.errors import InputError, MissingError, explain
 from mhvae_kit.files import write_json
 from mhvae_kit.memory import keep_freed_memory
-from mhvae_kit.networks.storage import save_model
+from mhvae_kit.networks.storage import find_model, save_model
 from mhvae_kit.training.batches import batch_of_step
 from mhvae_kit.training.distributed import Processes
 from mhvae_kit.training.folder import (
@@ -142,6 +142,8 @@ class Trainer:
         resumed = newest_checkpoint(folder, processes.device)
         if resumed is not None:
             self.state.restore(resumed)
+        elif config.start_from is not None:
+            self.state.begin_with(find_model(config.start_from), config.start_from)
 
     def run(self) -> None:
         """Go through the remaining steps and close the run."""
@@ -215,6 +217,7 @@ class Trainer:
             "steps": self.state.step,
             "seed": self.config.seed,
             "gan": self.config.gan,
+            "start_from": self.config.start_from,
             "config_digest": digest(self.config),
             "validation": scores,
         }

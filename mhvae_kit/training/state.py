@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import deque
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mhvae_kit.config import TrainingConfig
-from mhvae_kit.errors import DataError, RunError, explain
+from mhvae_kit.errors import DataError, InputError, RunError, explain
 from mhvae_kit.files import atomic_path
+from mhvae_kit.networks.backbone import MultimodalVAE
 from mhvae_kit.networks.discriminator import PatchDiscriminator
 from mhvae_kit.networks.storage import make_model
 
@@ -102,6 +104,30 @@ class TrainingState:
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=rate) if config.gan else None
         self.average = MovingAverage(self.model, config.ema_decay)
         self.guard = GradientGuard(config.guard_factor, config.max_bad_steps)
+
+    def begin_with(self, model: MultimodalVAE, source: str) -> None:
+        """Take over another model's weights as the initial ones.
+
+        Args:
+            model: The other model.
+            source: Where it comes from, for the message.
+        Raises:
+            InputError: It has another architecture than the config; the message names what differs.
+        """
+        mine, theirs = dataclasses.asdict(self.config.model), dataclasses.asdict(model.config)
+        changed = sorted(name for name in mine if mine[name] != theirs[name])
+        if changed:
+            raise InputError(
+                explain(
+                    f"the model in {source} cannot be the start of this training",
+                    got=", ".join(f"{name}={theirs[name]}" for name in changed),
+                    expected=", ".join(f"{name}={mine[name]}" for name in changed),
+                    mend="train with the settings of that model, or leave start_from out",
+                )
+            )
+        device = next(self.model.parameters()).device
+        self.model.load_state_dict({k: v.to(device) for k, v in model.state_dict().items()})
+        self.average = MovingAverage(self.model, self.config.ema_decay)
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and JSON types only, so that it loads with weights_only=True."""

@@ -95,8 +95,9 @@ def _backward(
     options = _loss_options(config)
     terms = [elbo_terms(s, scored_images(config.objective, s.observed, part.images), **options) for s in syntheses]
     weight = kl_weight_at(config, state.step)
-    losses = [t.negative_elbo(weight) for t in terms]
-    loss = torch.stack(losses).mean()
+    losses = torch.stack([t.negative_elbo(weight) for t in terms])
+    shares = losses.new_tensor(pass_weights(config, subsets))
+    loss = (shares * losses).sum()
     if adversarial is not None:
         loss = loss + config.adversarial_weight * adversarial
     record = _record(config, part, syntheses, terms, adversarial, loss)
@@ -128,6 +129,13 @@ def scored_images(objective: Objective, observed: Subset, images: Mapping[Modali
         mhw32/multimodal-vae-public:celeba/train.py.
     """
     return {m: image for m, image in images.items() if objective == "mhvae" or m in observed}
+
+
+def pass_weights(config: TrainingConfig, subsets: Sequence[Subset]) -> list[float]:
+    """Weight of each observed subset's negative ELBO in the loss; they add up to 1."""
+    everything = len(config.model.modalities)
+    weights = [config.joint_weight if len(subset) == everything else 1.0 for subset in subsets]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _loss_options(config: TrainingConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from mhvae_kit import MHVAE
 from mhvae_kit.config import TrainingConfig
 from mhvae_kit.training import schedule
+from mhvae_kit.training.step import pass_weights
 
 CONFIG = TrainingConfig.from_preset("smoke", steps=1000, warmup_steps=10)
 CPU = torch.device("cpu")
@@ -84,3 +85,10 @@ def test_noise_differs_between_steps_and_is_standard():
     first, second = (schedule.noise_of_step(config, model, step, [0], 1, CPU)["z1"] for step in (0, 1))
     assert not torch.equal(first, second)
     assert abs(first.std().item() - 1) < 0.05
+
+
+def test_the_joint_pass_weighs_what_the_config_says_and_weights_add_up_to_one():
+    subsets = [("us", "t2"), ("us",), ("t2",)]
+    weights = pass_weights(TrainingConfig.from_preset("smoke", joint_weight=2.0), subsets)
+    assert weights == pytest.approx([0.5, 0.25, 0.25])
+    assert pass_weights(CONFIG, subsets) == pytest.approx([1 / 3] * 3)

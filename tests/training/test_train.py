@@ -150,6 +150,21 @@ def test_loss_falls(tmp_path, phantom):
     assert metrics["l1_us+t2_to_t2"].iloc[-1] < 0.7 * metrics["l1_us+t2_to_t2"].iloc[0]
 
 
+def test_a_training_can_start_from_another_models_weights(finished, phantom, tmp_path):
+    options = {**TINY, "steps": 1, "learning_rate": 1e-12, "warmup_steps": 1, "gan": False}
+    config = TrainingConfig.from_preset("smoke", start_from=str(finished), **options)
+    folder = train(config, tmp_path / "next", dataset=phantom)
+    before, after = weights(finished), weights(folder)
+    assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in before)
+    assert load_model(folder / "model").card["start_from"] == str(finished)
+
+
+def test_weights_of_another_architecture_are_no_start(finished, phantom, tmp_path):
+    config = TrainingConfig.from_preset("smoke", start_from=str(finished), **{**TINY, "decoder_blocks": 2})
+    with pytest.raises(InputError, match=r"cannot be the start.*decoder_blocks=1.*expected.*decoder_blocks=2"):
+        train(config, tmp_path / "next", dataset=phantom)
+
+
 def test_three_modalities_and_bfloat16_train(tmp_path, phantom):
     options = {**TINY, "modalities": ("us", "t2", "flair"), "precision": "bfloat16", "steps": 6}
     folder = train(TrainingConfig.from_preset("smoke", **options), tmp_path / "run", dataset=phantom)
