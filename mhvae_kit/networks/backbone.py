@@ -20,6 +20,7 @@ from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
 from mhvae_kit.networks.blocks import ImageHead, MobileNetV2Cell, ResidualSECell, TopDownCell, UpConvolution
 from mhvae_kit.networks.checks import check_images, check_levels, check_subset, temperatures
+from mhvae_kit.networks.convolution import Conv2d
 
 Subset = tuple[Modality, ...]
 CELLS = {"residual_se": ResidualSECell, "mobilenet_v2": MobileNetV2Cell}
@@ -78,9 +79,9 @@ class Encoder(nn.Module):
         super().__init__()
         cell = CELLS[config.encoder_cell]
         channels = config.channels
-        self.first = nn.Conv2d(1, channels[0], 3, padding=1)
+        self.first = Conv2d(1, channels[0], 3, padding=1)
         self.cells = nn.ModuleList(cell(c) for c in channels)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
+        self.down = nn.ModuleList(Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 1, H, W) to the skips, fine to coarse, and the flattened bottleneck (B, D)."""

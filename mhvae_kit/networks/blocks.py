@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from mhvae_kit.networks.convolution import Conv2d
+
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
 
 
@@ -46,8 +48,8 @@ class ResidualSECell(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.gate = SqueezeExcitation(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,10 +64,10 @@ class MobileNetV2Cell(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = MOBILENET_EXPANSION * channels
-        self.expand = nn.Conv2d(channels, hidden, 1)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.expand = Conv2d(channels, hidden, 1)
+        self.depthwise = Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.gate = SqueezeExcitation(hidden)
-        self.project = nn.Conv2d(hidden, channels, 1)
+        self.project = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -80,10 +82,10 @@ class TopDownCell(nn.Module):
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
         hidden = expansion * channels
-        self.expand = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.depthwise = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
+        self.expand = Conv2d(channels, hidden, 3, padding=1)
+        self.depthwise = Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
         self.gate = SqueezeExcitation(hidden)
-        self.project = nn.Conv2d(hidden, channels, 1)
+        self.project = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -97,7 +99,7 @@ class UpConvolution(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.conv = Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, 2H, 2W)."""
@@ -109,8 +111,8 @@ class ExpertHead(nn.Module):
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(2 * channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.gate = SqueezeExcitation(channels)
         self.project = pointwise(channels, latent_channels)
 
@@ -122,7 +124,7 @@ class ExpertHead(nn.Module):
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:
     """A weight-normed 1x1 convolution without bias to mean and log-std: the last layer of every expert and prior."""
-    return weight_norm(nn.Conv2d(channels, 2 * latent_channels, 1, bias=False))
+    return weight_norm(Conv2d(channels, 2 * latent_channels, 1, bias=False))
 
 
 class ResidualBlock(nn.Module):
@@ -130,8 +132,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv1 = Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -145,10 +147,10 @@ class ImageHead(nn.Module):
     def __init__(self, channels_in: int, blocks: int, width: int | None = None) -> None:
         super().__init__()
         width = width or channels_in
-        self.widen = nn.Conv2d(channels_in, width, 1) if width != channels_in else nn.Identity()
+        self.widen = Conv2d(channels_in, width, 1) if width != channels_in else nn.Identity()
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.conv = nn.Conv2d(width, width, 7, padding=3, padding_mode="reflect")
-        self.to_image = nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
+        self.conv = Conv2d(width, width, 7, padding=3, padding_mode="reflect")
+        self.to_image = Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
 
     def forward(self, z1: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 1, H, W)."""
