@@ -81,6 +81,18 @@ def split_settings(settings: list[str] | None, option: str) -> dict[str, str]:
     return values
 
 
+def split_size(text: str | None) -> tuple[int, int] | None:
+    """Read HEIGHTxWIDTH.
+
+    Raises:
+        InputError: It is none.
+    """
+    parts = (text or "").lower().split("x")
+    if text is not None and (len(parts) != 2 or not all(part.strip().isdigit() for part in parts)):
+        raise InputError(explain("--size was not understood", got=repr(text), expected="e.g. 192x160"))
+    return None if text is None else (int(parts[0]), int(parts[1]))
+
+
 def plain_value(text: str) -> Any:
     """A setting's text as the value it looks like: none, true, 3, 1e-4, [us, t2], otherwise text."""
     import yaml
@@ -195,6 +207,28 @@ def evaluate(
     table, paths = evaluate_to_csv(model, preset, split=split, temperature=temperature, seed=seed, output=output)
     print(table)
     print("written: " + ", ".join(map(str, paths)))
+
+
+@app.command()
+@plain_errors
+def import_authors(
+    checkpoint: Annotated[Path, typer.Argument(help="A CP_main_<epoch>.pth of ReubenDo/MHVAE or ReubenDo/MMHVAE.")],
+    output: Annotated[Path, typer.Option(help="Folder of the model; what --model takes from then on.")],
+    modality: Annotated[
+        list[str] | None, typer.Option(help="One a modality, in the training's order: us, or 0000=us to rename.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, where the images were not square.")] = None,
+    verify: Annotated[
+        Path | None, typer.Option(help="A checkout of their repository: its code is run and compared with the kit's.")
+    ] = None,
+) -> None:
+    """Read the authors' weights into a model of the kit; no code inside the file is run."""
+    from mhvae_kit.commands import import_authors as imported
+
+    named = [text for text in modality or [] if "=" in text]
+    names = split_settings(modality, "--modality") if named else modality
+    print(imported(checkpoint, output, modalities=names, image_size=split_size(size), verify=verify))
+    print(f"done: {output}")
 
 
 @app.command()
