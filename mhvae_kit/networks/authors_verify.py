@@ -73,7 +73,7 @@ def verify_against(
     path: str | Path,
     model: MHVAE,
     *,
-    temperature: float = 0.7,
+    temperature: float = 0.2,
     draws: int = 16,
     batch_size: int = 4,
     seed: int = 0,
@@ -84,7 +84,8 @@ def verify_against(
         repo: A checkout of ReubenDo/MHVAE or ReubenDo/MMHVAE: the one the checkpoint belongs to. Its code is run.
         path: The checkpoint.
         model: What `load_authors_checkpoint` made of it.
-        temperature, draws: Of the comparison of mean and spread, done for each single input.
+        temperature, draws: Of the comparison of mean and spread, done for each single input; at a small temperature
+            the spread of the images says most about that of the latents.
         batch_size: How many draws are made at once.
         seed: Of the made images and the draws.
     Returns:
