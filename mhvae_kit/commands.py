@@ -11,9 +11,7 @@ from mhvae_kit.data import load_phantom
 from mhvae_kit.errors import InputError, KitError, explain
 from mhvae_kit.evaluation import evaluate, format_table, summary
 from mhvae_kit.files import write_text
-from mhvae_kit.networks.authors import load_authors_checkpoint
-from mhvae_kit.networks.authors_verify import check_agreement, verify_against
-from mhvae_kit.networks.storage import find_model, save_model
+from mhvae_kit.networks.storage import find_model
 from mhvae_kit.runs import check_run_id, default_root, run_folder, run_status, set_status
 from mhvae_kit.training import TrainingConfig, train
 
@@ -93,32 +91,3 @@ def evaluate_to_csv(
     write_text(output, scores.to_csv(index=False))
     write_text(beside, table.to_csv(index=False))
     return format_table(table).to_string(index=False), [output, beside]
-
-
-def import_authors(
-    checkpoint: str | Path,
-    output: str | Path,
-    *,
-    modalities: list[str] | dict[str, str] | None = None,
-    image_size: tuple[int, int] | None = None,
-    verify: str | Path | None = None,
-) -> str:
-    """Turn a checkpoint of the authors' code into a model folder of the kit; where it is verified, only if it agrees.
-
-    Args:
-        checkpoint: Their .pth file.
-        output: Folder of the model.
-        modalities, image_size: As for `load_authors_checkpoint`.
-        verify: A checkout of their repository to compare with; its code is run.
-    Returns:
-        What was read and how well it agrees, as text.
-    """
-    model = load_authors_checkpoint(checkpoint, modalities, image_size=image_size)
-    lines = [f"{sum(p.numel() for p in model.parameters()):,} parameters, {', '.join(model.config.modalities)}"]
-    if verify is not None:
-        agreement = verify_against(verify, checkpoint, model)
-        lines += [str(line) for line in agreement]
-        check_agreement(agreement, verify)
-        model.card["verified"] = {"largest_difference": max(line.largest_difference for line in agreement)}
-    save_model(model, output)
-    return "\n".join(lines)

@@ -96,7 +96,7 @@ def synthesize_volume(
             "coarse" for all but the two finest.
         axes: Which array axes are rows, columns and slices.
         batch_size: Slices at a time. Changes no result but rounding.
-        case: Name of the patient, part of the seed; None takes the name of the output folder.
+        case: Name of the patient, part of the seed; None takes that of the first input's file.
         force: Replace a synthesis with other settings.
         show_progress: Whether a bar shows.
     Raises:
@@ -119,7 +119,7 @@ def synthesize_volume(
         shared=_shared(model, share),
         axes=check_axes(tuple(axes)),
         batch_size=_at_least_one("batch_size", batch_size),
-        case=case or folder.name,
+        case=case or _stem(next(iter(_in_order(model, inputs).values()))),
     )
     job.check_labels()
     settings = job.settings()
@@ -144,6 +144,10 @@ def _in_order(model: Any, inputs: Mapping[str, str | Path]) -> dict[str, str | P
             explain("the inputs are not the model's", got=got, expected="at least one of " + ", ".join(known))
         )
     return {m: inputs[m] for m in known if m in inputs}
+
+
+def _stem(path: str | Path) -> str:
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _targets(model: Any, inputs: Mapping[str, Any], targets: Iterable[str] | None) -> list[str]:
