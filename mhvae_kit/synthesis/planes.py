@@ -153,7 +153,7 @@ class PlaneFit:
         factors = [1.0 if model_mm is None else mm / model_mm for mm in pixel_mm]
         factors = [1.0 if abs(f - 1) <= SAME_SPACING else f for f in factors]
         rows, columns = (round(n * f) for n, f in zip(shape, factors, strict=True))
-        if min(rows, columns) < 1 or max(rows, columns) > 32 * max(size):
+        if model_mm is not None and (min(rows, columns) < 1 or max(rows, columns) > 32 * max(size)):
             raise InputError(
                 explain(
                     "the slices cannot be brought to the model's pixel size",
