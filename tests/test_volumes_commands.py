@@ -103,7 +103,7 @@ class Shifted(FakeDataset):
         return brighter.astype(np.uint8)
 
     def oracle(self, case: str) -> np.ndarray:
-        return np.clip(self.volume(case, "us").astype(np.float32) / 127.5 - 1 + 0.02, -1, 1)
+        return np.clip(self.volume(case, "us").astype(np.float32) / 127.5 - 1 - 0.02, -1, 1)
 
 
 @pytest.fixture
