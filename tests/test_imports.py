@@ -17,8 +17,8 @@ LAYERS = (
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
     {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
-    {"gallery"},
-    {"cli"},
+    {"gallery", "commands_volumes", "cli_errors"},
+    {"cli", "cli_volumes"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
