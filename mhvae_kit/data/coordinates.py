@@ -6,17 +6,27 @@ point has its first two coordinates with the other sign.
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import SimpleITK as sitk
 
+from mhvae_kit.data.corners import CORNER_TOLERANCE_MM, corner_distance_mm, corners_mm
 from mhvae_kit.errors import DataError, InputError, explain
+
+__all__ = [
+    "CORNER_TOLERANCE_MM",
+    "FLIP",
+    "affine_ras",
+    "corner_distance_mm",
+    "corners_mm",
+    "from_sitk",
+    "same_grid",
+    "to_sitk",
+    "transform_from_ras",
+    "transform_ras",
+]
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS to LPS and back: it is its own inverse."""
-
-CORNER_TOLERANCE_MM = 0.01
 
 
 def to_sitk(array: np.ndarray, affine: np.ndarray, name: str = "the image") -> sitk.Image:
@@ -28,7 +38,7 @@ def to_sitk(array: np.ndarray, affine: np.ndarray, name: str = "the image") -> s
         name: What the image is called in errors.
     Raises:
         InputError: Not three-dimensional, or the affine is not (4, 4).
-        DataError: The affine is singular or not finite, or sheared by more than SimpleITK can hold: 0.01 mm at a corner.
+        DataError: The affine is singular or not finite, or sheared by more than 0.01 mm at a corner.
     """
     array, affine = np.asarray(array), np.asarray(affine, dtype=float)
     if array.ndim != 3 or affine.shape != (4, 4):
@@ -104,18 +114,6 @@ def transform_from_ras(matrix: np.ndarray) -> sitk.AffineTransform:
     transform.SetMatrix(lps[:3, :3].ravel().tolist())
     transform.SetTranslation(lps[:3, 3].tolist())
     return transform
-
-
-def corners_mm(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """World positions of the centres of the eight corner voxels, (8, 3) in mm."""
-    indices = np.array(list(itertools.product(*[(0, n - 1) for n in shape[:3]])), dtype=float)
-    return indices @ affine[:3, :3].T + affine[:3, 3]
-
-
-def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart two affines put the farthest corner of a volume, in mm."""
-    apart = corners_mm(np.asarray(first, float), shape) - corners_mm(np.asarray(second, float), shape)
-    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def same_grid(first: sitk.Image, second: sitk.Image) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mhvae_kit.data.coordinates import CORNER_TOLERANCE_MM, corner_distance_mm
+from mhvae_kit.data.corners import CORNER_TOLERANCE_MM, corner_distance_mm
 from mhvae_kit.data.manifests import COLUMNS
 from mhvae_kit.data.phantom import store
 from mhvae_kit.data.phantom.presets import SPLITS

@@ -11,10 +11,9 @@ from mhvae_kit.data import registration
 from mhvae_kit.data.coordinates import affine_ras, from_sitk, to_sitk, transform_ras
 from mhvae_kit.data.dicom_write import write_mr, write_segmentation, write_ultrasound
 from mhvae_kit.data.grid import oriented
-from mhvae_kit.data.phantom import mri, ultrasound
 from mhvae_kit.data.phantom.atlas import load_atlas
-from mhvae_kit.data.phantom.generate import _streams, make_patient
-from mhvae_kit.data.phantom.presets import PhantomPreset, get_preset, mr_settings
+from mhvae_kit.data.phantom.generate import make_images, make_patient
+from mhvae_kit.data.phantom.presets import PhantomPreset, get_preset
 from mhvae_kit.data.phantom.store import default_cache_dir
 from mhvae_kit.errors import InputError, explain
 
@@ -36,14 +35,8 @@ def phantom_images(
     """
     geometry = get_preset(preset) if isinstance(preset, str) else preset
     patient = make_patient(case, geometry, load_atlas(Path(cache_dir) if cache_dir else default_cache_dir()))
-    streams, split = _streams(patient.seed), case.split("-")[1]
-    everywhere = np.ones_like(patient.scan.fov)
-    settings = mr_settings(split)
-    arrays = mri.mr_images(
-        streams["mr"], patient.maps, patient.contrast, patient.heterogeneity, everywhere, patient.grid, settings
-    )
-    arrays["us"] = ultrasound.ultrasound_image(streams["speckle"], patient.scan, patient.grid, patient.us_settings)
-    arrays["tumour"] = patient.label.astype(np.uint8)
+    arrays = make_images(patient, mr_field=np.ones_like(patient.scan.fov))
+    del arrays["fov"]  # nobody delivers it
     return {kind: oriented(to_sitk(array, patient.affine, case), "i") for kind, array in arrays.items()}
 
 

@@ -188,3 +188,19 @@ def refuse_failed(result: PreparationResult) -> None:
         reasons = "\n  ".join(f"{case}: {reason}" for case, reason in result.failed.items())
         head = f"{n} of {total} cases could not be prepared, the others are in {result.folder}"
         raise DataError(f"{head}\n  {reasons}")
+
+
+def named_cases(cases: Sequence[CaseFiles], names: Sequence[str] | None) -> list[CaseFiles]:
+    """The cases of those names, or all.
+
+    Raises:
+        InputError: A name that no case has.
+    """
+    if not names:
+        return list(cases)
+    known = {case.case: case for case in cases}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        expected = f"some of {', '.join(list(known)[:4])}{', …' if len(known) > 4 else ''}"
+        raise InputError(explain("unknown cases", got=", ".join(unknown), expected=expected))
+    return [known[name] for name in names]
