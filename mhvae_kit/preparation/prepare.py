@@ -78,7 +78,7 @@ def prepare(
     method = registration.check_method(method)
     with store.writing(folder, "the dataset", "choose another --output"):
         folder.mkdir(parents=True, exist_ok=True)
-        _open(folder, name, recipe)
+        open_dataset(folder, name, recipe)
         store.clean_leftovers(folder)
     result = PreparationResult(folder)
     bar = progress(cases, desc=f"preparing {name}", unit="case", disable=not show_progress)
@@ -99,7 +99,7 @@ def prepare(
                 f"{files.case} could not be prepared ({' '.join(str(error).split())[-200:]})"
             )
             continue
-        _write(folder, made, name)
+        write_case(folder, made, name)
         result.done.append(files.case)
         result.remarks |= {
             f"{files.case} {m}": r["remark"] for m, r in made.record["registration"].items() if r["remark"]
@@ -110,7 +110,7 @@ def prepare(
     return result
 
 
-def _open(folder: Path, name: str, recipe: Recipe) -> None:
+def open_dataset(folder: Path, name: str, recipe: Recipe) -> None:
     """Write the dataset's record, or check that it is the same."""
     path = folder / prepared.DATASET_FILE
     wanted = {"schema": prepared.SCHEMA, "name": name, "recipe": recipe.to_dict()}
@@ -125,7 +125,7 @@ def _open(folder: Path, name: str, recipe: Recipe) -> None:
             raise InputError(explain(problem, got=wanted[key], expected=known[key], mend=mend))
 
 
-def _write(folder: Path, made: PreparedCase, name: str) -> None:
+def write_case(folder: Path, made: PreparedCase, name: str) -> None:
     """Write one case: beside, then renamed; its figure goes first, so that a finished case always has one."""
     need = sum(a.size for a in made.images.values()) + store.HEADER_BYTES * len(made.images)
     free = shutil.disk_usage(folder).free
