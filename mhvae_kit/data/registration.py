@@ -309,6 +309,11 @@ def from_file(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, transform
     return Registration(transform, "file", before, after, remark)
 
 
+def matrix_difference(matrix_ras: np.ndarray, known: sitk.Transform, points: np.ndarray) -> tuple[float, float]:
+    """`difference` for a matrix between RAS points, as a case's record has it."""
+    return difference(transform_from_ras(np.asarray(matrix_ras)), known, points)
+
+
 def difference(first: sitk.Transform, second: sitk.Transform, points: np.ndarray) -> tuple[float, float]:
     """How far apart two linear transforms are.
 

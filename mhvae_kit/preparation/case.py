@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from mhvae_kit.data import registration
-from mhvae_kit.data.coordinates import affine_ras, corner_distance_mm, same_grid
+from mhvae_kit.data.coordinates import affine_ras, corner_distance_mm, same_grid, transform_from_ras
 from mhvae_kit.data.dicom import is_dicom, read_header
 from mhvae_kit.data.grid import (
     Recipe,
@@ -24,6 +24,7 @@ from mhvae_kit.data.grid import (
 )
 from mhvae_kit.data.volumes_in import SourceVolume, read_volume
 from mhvae_kit.errors import DataError, MissingError, explain
+from mhvae_kit.figures.registration import RegistrationRow
 from mhvae_kit.files import sha256
 from mhvae_kit.preparation.sources import MODALITIES, CaseFiles, ImageFile, claimed_modality
 
@@ -41,7 +42,7 @@ class PreparedCase:
         affine: Index (row, column, slice) to RAS in mm.
         spacing_mm: Of the three axes.
         record: What was done, as plain values.
-        check: By MR name, what `figures.registration.RegistrationRow` takes.
+        check: By MR name, what `figures.registration_grid` shows.
     """
 
     case: str
@@ -49,7 +50,7 @@ class PreparedCase:
     affine: np.ndarray
     spacing_mm: tuple[float, float, float]
     record: dict
-    check: dict[str, dict] = field(default_factory=dict)
+    check: dict[str, RegistrationRow] = field(default_factory=dict)
 
 
 def prepare_case(files: CaseFiles, recipe: Recipe, method: str = "auto", seed: int = 0) -> PreparedCase:
@@ -99,6 +100,32 @@ def prepare_case(files: CaseFiles, recipe: Recipe, method: str = "auto", seed: i
     volumes = {kind: np.ascontiguousarray(array.transpose(1, 2, 0)) for kind, array in images.items()}
     check = _check(sources, moves, reference, grid, inside)
     return PreparedCase(files.case, volumes, affine, spacing, record, check)
+
+
+def registration_rows(files: CaseFiles, recipe: Recipe, record: dict) -> dict[str, RegistrationRow]:
+    """The check of a finished case again, from its files and its record: nothing is registered anew.
+
+    Args:
+        files: The files that it was prepared from.
+        recipe: The grid it was prepared on.
+        record: From `PreparedDataset.describe`.
+    Returns:
+        By MR name, what `figures.registration_grid` shows.
+    """
+    sources, reference = _read_images(files), record["steps"][0]["reference"]
+    fixed = oriented(sources[reference].image, recipe.rows)
+    fan = _fan(fixed, reference)
+    grid = common_grid(sitk.Mask(fixed, fan), recipe)
+    moves = {
+        role: registration.Registration(
+            transform_from_ras(np.array(known["matrix_ras_fixed_to_moving"])),
+            known["method"],
+            known["mutual_information_before"],
+            known["mutual_information_after"],
+        )
+        for role, known in record["registration"].items()
+    }
+    return _check(sources, moves, reference, grid, sitk.GetArrayFromImage(resample(fan, grid)) >= 0.5)
 
 
 def _read_images(files: CaseFiles) -> dict[str, SourceVolume]:
@@ -299,19 +326,19 @@ def _check(
     reference: str,
     grid: sitk.Image,
     inside: np.ndarray,
-) -> dict[str, dict]:
+) -> dict[str, RegistrationRow]:
     """The slice with the largest fan, of each registered image without and with its transform."""
     k = int(inside.sum(axis=(1, 2)).argmax())
     fixed = sitk.GetArrayFromImage(resample(sources[reference].image, grid))[k]
     return {
-        role: {
-            "reference": fixed,
-            "before": sitk.GetArrayFromImage(resample(sources[role].image, grid))[k],
-            "after": sitk.GetArrayFromImage(resample(sources[role].image, grid, move.transform))[k],
-            "fov": inside[k],
-            "similarity": (move.before, move.after),
-            "method": move.method,
-        }
+        role: RegistrationRow(
+            reference=fixed,
+            before=sitk.GetArrayFromImage(resample(sources[role].image, grid))[k],
+            after=sitk.GetArrayFromImage(resample(sources[role].image, grid, move.transform))[k],
+            fov=inside[k],
+            similarity=(move.before, move.after),
+            method=move.method,
+        )
         for role, move in moves.items()
         if role != reference
     }

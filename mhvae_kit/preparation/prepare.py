@@ -15,7 +15,7 @@ from mhvae_kit.data.grid import Recipe
 from mhvae_kit.data.phantom import store
 from mhvae_kit.errors import DataError, InputError, KitError, RunError, explain
 from mhvae_kit.figures.output import save
-from mhvae_kit.figures.registration import RegistrationRow, registration_grid
+from mhvae_kit.figures.registration import registration_grid
 from mhvae_kit.files import sha256, write_json
 from mhvae_kit.preparation.case import PreparedCase, prepare_case
 from mhvae_kit.preparation.sources import CaseFiles
@@ -135,8 +135,7 @@ def write_case(folder: Path, made: PreparedCase, name: str) -> None:
         raise RunError(explain(f"the disk is full: {folder}", got=got, expected=want, mend=mend))
     with store.writing(folder, "the dataset", "choose another --output"), store.temporary_folder(folder) as place:
         if made.check:
-            rows = {role: RegistrationRow(**parts) for role, parts in made.check.items()}
-            figure = registration_grid(rows, data=name, spacing_mm=made.spacing_mm[:2], title=made.case)
+            figure = registration_grid(made.check, data=name, spacing_mm=made.spacing_mm[:2], title=made.case)
             save(figure, folder / FIGURES / f"{made.case}.png")
         files = {}
         for kind, array in made.images.items():
