@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from mhvae_kit.errors import DataError, MissingError, explain
 
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 GAP_TOLERANCE = 0.05
 """How much two slice distances may differ, as a share of the usual one."""
 
@@ -90,7 +91,11 @@ def series_of(files: Iterable[Path]) -> list[Series]:
     groups: dict[str, tuple[Dataset, list[Path]]] = {}
     for path in files:
         header = read_header(path)
-        groups.setdefault(str(header.get("SeriesInstanceUID", "")), (header, []))[1].append(path)
+        if header.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
+            continue  # a DICOMDIR lists files, it is none of them
+        if "SeriesInstanceUID" not in header or "Modality" not in header:
+            raise DataError(explain(f"{path} belongs to no series", mend="get the file again, it ends early"))
+        groups.setdefault(str(header.SeriesInstanceUID), (header, []))[1].append(path)
     found = [
         Series(
             uid,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from mhvae_kit.data import SliceDataset, load_prepared
 from mhvae_kit.data.coordinates import to_sitk
-from mhvae_kit.data.grid import resample
+from mhvae_kit.data.grid import Recipe, resample
 from mhvae_kit.data.phantom.store import CASE_FILE
 from mhvae_kit.errors import InputError
+from mhvae_kit.preparation import find_cases, prepare
 from mhvae_kit.preparation.prepare import SHARES, deal
 
 CASE = "phantom-001"
@@ -93,8 +95,6 @@ def test_another_recipe_needs_another_folder(small, run):
 
 
 def test_the_phantoms_axis_order_can_be_kept(small, run, tmp_path):
-    from mhvae_kit.data.grid import Recipe
-
     folder = small("P1")
     usual = load_prepared(run(folder, tmp_path / "j").folder)
     kept = load_prepared(run(folder, tmp_path / "i", recipe=Recipe(size_px=16, spacing_mm=1.0, rows="i")).folder)
@@ -117,3 +117,26 @@ def test_given_splits_are_kept(small, run):
     folder = small("P1")
     result = run(folder, splits={"P1": "ood"})
     assert load_prepared(result.folder).case_ids("ood") == ["P1"]
+
+
+def test_mr_alone_is_centred_on_its_tumour(tmp_path):
+    """The names of BraTS, skull-stripped, classes 1, 2 and 4: no ultrasound, no registration."""
+    rng = np.random.default_rng(0)
+    head = np.zeros((40, 44, 12), np.int16)
+    head[4:36, 4:40] = 1
+    label = np.zeros(head.shape, np.uint8)
+    label[24:32, 10:18, 3:9], label[26:30, 12:16, 4:7], label[27:29, 13:15, 5] = 2, 4, 1
+    place = tmp_path / "in" / "BraTS20_Training_001"
+    place.mkdir(parents=True)
+    for name, array in (("t2", head * rng.integers(1, 900, head.shape)), ("t1ce", head * 7 + label), ("seg", label)):
+        image = nib.Nifti1Image(array.astype(np.int16), np.eye(4))
+        image.to_filename(place / f"BraTS20_Training_001_{name}.nii.gz")
+    cases = find_cases("brats", tmp_path / "in")
+    recipe = Recipe(size_px=20, spacing_mm=1.0)
+    result = prepare(cases, tmp_path / "out", name="brats", recipe=recipe, show_progress=False)
+    dataset = load_prepared(result.folder)
+    tumour = dataset.volume(cases[0].case, "tumour")
+    assert dataset.modalities == ("t2", "cet1") and set(np.unique(tumour)) == {0, 1, 2, 4}
+    rows, columns, _ = np.nonzero(tumour)
+    assert abs(rows.mean() - 9.5) <= 0.6 and abs(columns.mean() - 9.5) <= 0.6
+    assert dataset.describe(cases[0].case)["registration"]["cet1"]["method"] == "none"
