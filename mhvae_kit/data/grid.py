@@ -177,14 +177,13 @@ def field_of_view(reference: np.ndarray) -> np.ndarray:
 
     Blood and shadows may be exactly 0 inside the fan; they belong to it.
     """
-    from scipy.ndimage import binary_closing, binary_fill_holes, label
+    from scipy.ndimage import binary_fill_holes, label
 
     inside = np.zeros(reference.shape, dtype=bool)
     for k, plane in enumerate(reference > 0):
         if not plane.any():
             continue
-        closed = binary_closing(np.pad(plane, 3), iterations=2)[3:-3, 3:-3] | plane
-        pieces, count = label(closed)
-        largest = closed if count < 2 else pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+        pieces, count = label(plane)
+        largest = plane if count < 2 else pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
         inside[k] = binary_fill_holes(largest)
     return inside

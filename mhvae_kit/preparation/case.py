@@ -327,8 +327,9 @@ def _check(
     grid: sitk.Image,
     inside: np.ndarray,
 ) -> dict[str, RegistrationRow]:
-    """The slice with the largest fan, of each registered image without and with its transform."""
-    k = int(inside.sum(axis=(1, 2)).argmax())
+    """The slice in the middle of the fan, of each registered image without and with its transform."""
+    area = inside.sum(axis=(1, 2))
+    k = round(float(area @ np.arange(len(area)) / area.sum()))
     fixed = sitk.GetArrayFromImage(resample(sources[reference].image, grid))[k]
     return {
         role: RegistrationRow(
