@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from mhvae_kit.progress import progress
 COLLECTION = "remind"
 MANIFEST = "remind_cases.csv"
 DEFAULT_CASES = 2
+STORE = "https://s3.amazonaws.com"  # the collection lies in the public bucket idc-open-data
+PATIENCE_S = 10.0
 INSTALL = 'pip install "mhvae_kit[data]"'
 CITATION = (
     "ReMIND, CC BY 4.0, doi 10.7937/3RAG-D070; cite Juvekar et al., Scientific Data 11:494 (2024), "
@@ -101,6 +105,8 @@ def download(
         return folder
     _room(folder, megabytes(missing))
     idc = (client or _client)()
+    if client is None and not _reachable():
+        raise MissingError(_no_network(missing[0], f"{STORE} does not answer within {PATIENCE_S:g} s"))
     for row in progress(missing, desc="downloading ReMIND", unit="series"):
         _fetch(idc, row, folder)
     return folder
@@ -111,6 +117,17 @@ def _client() -> Any:
         return importlib.import_module("idc_index").IDCClient()
     except ImportError as error:
         raise MissingError(explain("idc-index is not installed", mend=f"{INSTALL}, or give files on disk")) from error
+
+
+def _reachable() -> bool:
+    """Whether the store answers at all; the downloading program itself tries for many minutes before it gives up."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(STORE, method="HEAD"), timeout=PATIENCE_S):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers
+    except OSError:
+        return False
 
 
 def _place(folder: Path, row: SeriesRow) -> Path:
