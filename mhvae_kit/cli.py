@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mhvae_kit.cli_errors import plain_errors
+from mhvae_kit.cli_prepare import prepare
 from mhvae_kit.cli_volumes import generalise, import_authors, synthesize
 from mhvae_kit.errors import InputError, explain
 
@@ -21,8 +22,8 @@ app = typer.Typer(
 )
 phantom_app = typer.Typer(help="The embedded phantom dataset.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(phantom_app, name="phantom")
-for volumes in (synthesize, import_authors, generalise):
-    app.command()(volumes)
+for command in (prepare, synthesize, import_authors, generalise):
+    app.command()(command)
 
 Root = Annotated[Path | None, typer.Option(help="Folder of all runs; without it MHVAE_RUNS or the project's runs/.")]
 Preset = Annotated[str, typer.Option(help="smoke, demo or paper.")]
@@ -129,6 +130,9 @@ def train(
     ] = None,
     root: Root = None,
     data_dir: Annotated[Path | None, typer.Option(help="Cache folder of the phantom.")] = None,
+    prepared: Annotated[
+        Path | None, typer.Option(help="Folder that `mhvae prepare` wrote, instead of the phantom.")
+    ] = None,
 ) -> None:
     """Train a model; under torchrun on several processes."""
     from mhvae_kit.commands import train_in_run_folder
@@ -136,7 +140,7 @@ def train(
 
     overrides = {name: plain_value(text) for name, text in split_settings(setting, "--set").items()}
     config = TrainingConfig.from_preset(preset, **{"seed": seed, **overrides})
-    folder = train_in_run_folder(config, run_id=run_id, root=root, data_dir=data_dir)
+    folder = train_in_run_folder(config, run_id=run_id, root=root, data_dir=data_dir, prepared=prepared)
     if os.environ.get("RANK", "0") == "0":
         print(f"done: {folder}")
 
@@ -152,11 +156,15 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="CSV of the scores per slice; the summary goes beside it.")] = Path(
         "scores.csv"
     ),
+    prepared: Annotated[
+        Path | None, typer.Option(help="Folder that `mhvae prepare` wrote, instead of the phantom.")
+    ] = None,
 ) -> None:
-    """Score a model on phantom patients: every input subset, every target, mean and interval over patients."""
+    """Score a model on patients: every input subset, every target, mean and interval over patients."""
     from mhvae_kit.commands import evaluate_to_csv
 
-    table, paths = evaluate_to_csv(model, preset, split=split, temperature=temperature, seed=seed, output=output)
+    options = {"split": split, "temperature": temperature, "seed": seed, "output": output, "prepared": prepared}
+    table, paths = evaluate_to_csv(model, preset, **options)
     print(table)
     print("written: " + ", ".join(map(str, paths)))
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mhvae_kit.data import load_phantom
+from mhvae_kit.config import MHVAEConfig
+from mhvae_kit.data import PreparedDataset, load_phantom, load_prepared
 from mhvae_kit.errors import InputError, KitError, explain
 from mhvae_kit.evaluation import evaluate, format_table, summary
 from mhvae_kit.files import write_text
@@ -22,6 +23,7 @@ def train_in_run_folder(
     run_id: str | None = None,
     root: str | Path | None = None,
     data_dir: str | Path | None = None,
+    prepared: str | Path | None = None,
 ) -> Path:
     """Train in a run folder, recording how it ends; a stopped run of the same id goes on, a finished one is left.
 
@@ -30,6 +32,7 @@ def train_in_run_folder(
         run_id: Name of the run folder; None = a new one. Several processes under torchrun must be given one.
         root: Folder of all runs; None = `mhvae_kit.runs.default_root()`.
         data_dir: Cache folder of the phantom; None = the default.
+        prepared: Folder of a prepared dataset to train on; None = the phantom.
     Returns:
         The run folder.
     Raises:
@@ -40,12 +43,37 @@ def train_in_run_folder(
         raise InputError(explain("several processes need one run folder", mend="give torchrun's command a --run-id"))
     if not first:
         folder = Path(root or default_root()).expanduser().resolve() / check_run_id(run_id or "")
-        return train(config, folder, data_dir=data_dir)
+        return train(config, folder, dataset=_patients(config, prepared), data_dir=data_dir)
     if run_id is not None and run_status(Path(root or default_root()).expanduser() / check_run_id(run_id)) == "done":
         return Path(root or default_root()).expanduser().resolve() / run_id
     folder = run_folder(root, "train", run_id)
     with _recorded(folder, config):
-        return train(config, folder, data_dir=data_dir)
+        return train(config, folder, dataset=_patients(config, prepared), data_dir=data_dir)
+
+
+def _patients(config: TrainingConfig, prepared: str | Path | None) -> PreparedDataset | None:
+    """The prepared cases that have all images of a config; None for the phantom.
+
+    Raises:
+        InputError: Their size is not the model's.
+    """
+    if prepared is None:
+        return None
+    dataset = load_prepared(prepared, modalities=config.model.modalities, splits=("train", "validation"))
+    check_size(dataset, config.model)
+    return dataset
+
+
+def check_size(dataset: PreparedDataset, config: MHVAEConfig) -> None:
+    """Refuse prepared slices of another size than the model's.
+
+    Raises:
+        InputError: Says which size to prepare.
+    """
+    size, wanted = tuple(dataset.shape[:2]), tuple(config.image_size)
+    if size != wanted:
+        mend = f"prepare with --size {wanted[0]}, or choose another preset"
+        raise InputError(explain(f"{dataset.name} does not fit the model", got=size, expected=wanted, mend=mend))
 
 
 @contextmanager
@@ -70,8 +98,9 @@ def evaluate_to_csv(
     temperature: float = 0.0,
     seed: int = 0,
     output: str | Path = "scores.csv",
+    prepared: str | Path | None = None,
 ) -> tuple[str, list[Path]]:
-    """Score a model on phantom patients and write the scores.
+    """Score a model on phantom patients, or on prepared cases, and write the scores.
 
     Args:
         model: What `find_model` understands.
@@ -79,12 +108,17 @@ def evaluate_to_csv(
         temperature: Spread of the latents, at least 0.
         seed: Seed of the draws and of the bootstrap.
         output: CSV of the scores per slice; `<name>_summary.csv` goes beside it.
+        prepared: Folder of a prepared dataset instead of the phantom.
     Returns:
         The summary as text (mean and 95 % interval over patients), and the files written.
     """
     output = Path(output)
     scored = find_model(model)
-    dataset = load_phantom(preset, splits=[split])
+    if prepared is None:
+        dataset = load_phantom(preset, splits=[split])
+    else:
+        dataset = load_prepared(prepared, modalities=scored.config.modalities, splits=[split])
+        check_size(dataset, scored.config)
     scores = evaluate(scored, dataset, split=split, temperature=temperature, seed=seed)
     table = summary(scores, seed=seed)
     beside = output.with_name(f"{output.stem}_summary.csv")

@@ -17,8 +17,8 @@ LAYERS = (
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
     {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
-    {"gallery", "commands_volumes", "cli_errors"},
-    {"cli", "cli_volumes"},
+    {"gallery", "preparation", "commands_volumes", "cli_errors"},
+    {"cli", "cli_prepare", "cli_volumes"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
@@ -75,7 +75,7 @@ def test_every_library_that_is_imported_is_declared():
     """What is imported by name must be asked for by name, not come along with something else."""
     from test_packaging import pip_requirements
 
-    aliases = {"skimage": "scikit-image", "yaml": "pyyaml", "PIL": "pillow"}
+    aliases = {"skimage": "scikit-image", "yaml": "pyyaml", "PIL": "pillow", "SimpleITK": "simpleitk"}
     # These come with a declared library that cannot do without them.
     along = {"traitlets", "nbclient", "IPython", "pygments", "mistune", "jupyter_client"}
     names = set()

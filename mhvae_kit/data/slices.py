@@ -13,7 +13,11 @@ from mhvae_kit.errors import InputError, explain
 
 
 class CaseVolumes(Protocol):
-    """What `SliceDataset` needs of a dataset; `PhantomDataset` is one."""
+    """What `SliceDataset` needs of a dataset; `PhantomDataset` is one.
+
+    A dataset that also has `n_slices(case)` and `read_slice(case, kind, index)` -> uint8 (H, W), as `PreparedDataset`
+    has, is read slice by slice instead, so that memory does not grow with the number of cases.
+    """
 
     modalities: tuple[str, ...]
 
@@ -62,12 +66,16 @@ class SliceDataset(Dataset):
     ) -> None:
         self.modalities = _modalities(dataset, modalities)
         self.cases = _cases(dataset, split, cases)
-        # (D, H, W) views of the files: a slice is one block of the file.
-        self._volumes = {
-            kind: [dataset.volume(case, kind).transpose(2, 0, 1) for case in self.cases]
-            for kind in (*self.modalities, "fov", "tumour")
-        }
-        counts = [len(volume) for volume in self._volumes["fov"]]
+        self._read = getattr(dataset, "read_slice", None)
+        if self._read is None:
+            # (D, H, W) views of the files: a slice is one block of the file.
+            self._volumes = {
+                kind: [dataset.volume(case, kind).transpose(2, 0, 1) for case in self.cases]
+                for kind in (*self.modalities, "fov", "tumour")
+            }
+            counts = [len(volume) for volume in self._volumes["fov"]]
+        else:
+            counts = [dataset.n_slices(case) for case in self.cases]
         self._case_of = np.repeat(np.arange(len(counts)), counts)
         self._slice_of = np.concatenate([np.arange(n) for n in counts])
 
@@ -83,8 +91,10 @@ class SliceDataset(Dataset):
         return array % len(self)
 
     def _gather(self, kind: str, indices: np.ndarray) -> np.ndarray:
-        volumes = self._volumes[kind]
         pairs = zip(self._case_of[indices].tolist(), self._slice_of[indices].tolist(), strict=True)
+        if self._read is not None:
+            return np.stack([self._read(self.cases[case], kind, k) for case, k in pairs])[:, None]
+        volumes = self._volumes[kind]
         return np.stack([volumes[case][k] for case, k in pairs])[:, None]
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from mhvae_kit.figures.experts import (
 )
 from mhvae_kit.figures.images import SynthesisRow, case_grid, level_strip, synthesis_grid
 from mhvae_kit.figures.output import png_bytes, save, show
+from mhvae_kit.figures.registration import RegistrationRow, registration_grid
 from mhvae_kit.figures.style import MODALITY_COLOURS, level_colours, modality_colour, new_figure
 from mhvae_kit.figures.training_curves import loss_curves
 
 __all__ = [
     "MODALITY_COLOURS",
     "Factors",
+    "RegistrationRow",
     "SynthesisRow",
     "case_grid",
     "envelope_histogram",
@@ -43,6 +45,7 @@ __all__ = [
     "product_ellipses",
     "product_panels",
     "product_table",
+    "registration_grid",
     "rule_curves",
     "save",
     "score_intervals",

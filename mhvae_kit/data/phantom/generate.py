@@ -77,8 +77,13 @@ def make_patient(case: str, preset: PhantomPreset, atlas: Atlas) -> Patient:
     return Patient(case, seed, grid, affine, maps, label, scan, settings, lesion.contrast, heterogeneity, parameters)
 
 
-def make_images(patient: Patient) -> dict[str, np.ndarray]:
-    """All images of a patient, uint8 (H, W, D): the modalities, "tumour" and "fov" (0 or 1)."""
+def make_images(patient: Patient, mr_field: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """All images of a patient, uint8 (H, W, D): the modalities, "tumour" and "fov" (0 or 1).
+
+    Args:
+        patient: From `make_patient`.
+        mr_field: Where MR is kept, bool (H, W, D), as a scanner keeps more than the fan; None = the fan.
+    """
     streams = _streams(patient.seed)
     split = patient.case.split("-")[1]
     fov = patient.scan.fov
@@ -88,7 +93,7 @@ def make_images(patient: Patient) -> dict[str, np.ndarray]:
             patient.maps,
             patient.contrast,
             patient.heterogeneity,
-            fov,
+            fov if mr_field is None else mr_field,
             patient.grid,
             mr_settings(split),
         )

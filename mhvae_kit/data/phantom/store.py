@@ -54,9 +54,13 @@ def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def writing(root: Path) -> Iterator[None]:
+def writing(root: Path, what: str = "the phantom", place: str = "set MHVAE_CACHE to another folder") -> Iterator[None]:
     """Turn an error of the file system into one sentence.
 
+    Args:
+        root: Folder that is written to.
+        what: What is being written.
+        place: How to write somewhere else.
     Raises:
         RunError: If the disk is full or the folder cannot be written.
     """
@@ -64,9 +68,9 @@ def writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        what = "the disk is full" if full else f"the phantom cannot be written ({error.strerror or error})"
-        mend = "free some space or set MHVAE_CACHE to another folder; finished patients are kept"
-        raise RunError(explain(f"{what}: {root}", mend=mend)) from error
+        problem = "the disk is full" if full else f"{what} cannot be written ({error.strerror or error})"
+        mend = f"free some space or {place}; finished patients are kept"
+        raise RunError(explain(f"{problem}: {root}", mend=mend)) from error
 
 
 def _host() -> str:
@@ -200,18 +204,24 @@ def verify_case(folder: Path, record: dict, hashes: bool = True) -> None:
             raise DataError(explain(f"{path} has changed since it was made: its sha256 differs", mend=mend_hint(path)))
 
 
-def open_volume(path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
+def open_volume(
+    path: Path, shape: tuple[int, ...], dtype: type = np.uint8, hint: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Read one file of the cache.
 
     It is read, not memory-mapped: a map holds a file descriptor, and 56 patients with four files each are more than
     some systems grant a process. The 8-bit volumes of a training set take 60 MB at "demo", 500 MB at "paper".
 
+    Args:
+        path: The file.
+        shape, dtype: What it must hold.
+        hint: How to mend a damaged file; None for one of the phantom's cache.
     Returns:
         The volume (H, W, D), read-only, and its affine (4, 4) in mm.
     Raises:
         DataError: If it is unreadable, truncated, or of another shape or type.
     """
-    hint = mend_hint(path)
+    hint = hint or mend_hint(path)
     try:
         image = nib.load(path, mmap=False)
     except (OSError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError) as error:
