@@ -25,6 +25,7 @@ from mhvae_kit.evaluation.scoring import (
     references,
 )
 from mhvae_kit.evaluation.statistics import best_and_tied, compare_with, holm, sign_flip_p
+from mhvae_kit.evaluation.subsets import gain_sentences, input_gains, mean_gains
 from mhvae_kit.evaluation.table1 import Table1, assemble, published_scores
 from mhvae_kit.evaluation.tables import compare, format_table, per_patient, summary
 from mhvae_kit.evaluation.texture import texture, texture_of
@@ -50,7 +51,10 @@ __all__ = [
     "extra_scores",
     "fan_mean",
     "format_table",
+    "gain_sentences",
     "holm",
+    "input_gains",
+    "mean_gains",
     "patient_means",
     "per_patient",
     "predictions",
