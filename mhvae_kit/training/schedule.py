@@ -119,7 +119,8 @@ def mixture_of_step(
         Dorent et al., MMHVAE; ReubenDo/MMHVAE:train.py visits every subset of the others, with a step for each.
     """
     others = [m for m in config.model.modalities if m != config.alone]
-    having = [[m for m in others if bool(present[m][row])] for row in range(len(positions))]
+    known = {m: present[m].tolist() for m in others}
+    having = [[m for m in others if known[m][row]] for row in range(len(positions))]
     drawn = [_drawn_subset(config, step, p, names) for p, names in zip(positions, having, strict=True)]
     device = present[config.alone].device
     return [
