@@ -74,7 +74,7 @@ def synthetic_rows(syntheses: Sequence[Synthesis], present: ObservedRows) -> dic
         syntheses: By pass, with all images decoded.
         present: By modality, bool (B,): which slices have it.
     Source:
-        ReubenDo/MMHVAE:train.py: its critics learn from the same images, its generator is judged on reconstructions too.
+        ReubenDo/MMHVAE:train.py: its critics learn from the same images; its generator is judged on observed ones too.
     """
     observes = torch.stack([torch.stack(list(s.rows.values())).any(0) for s in syntheses])
     nothing = torch.zeros_like(observes[0])
