@@ -49,6 +49,8 @@ def presence_grid(present: pd.DataFrame, *, data: str, title: str = "Which patie
     axes.invert_yaxis()
     labels = [f"{m} ({int(present[m].sum())} of {len(present)})" for m in names]
     axes.set_yticks(np.arange(len(names)) + 0.5, labels, fontsize=LABEL_PT)
+    ticks = np.arange(0, len(present), max(1, len(present) // 10))
+    axes.set_xticks(ticks + 0.5, [str(k) for k in ticks])
     axes.set_xlabel("training patient (grey: missing)", fontsize=LABEL_PT)
     axes.tick_params(labelsize=SMALL_PT, length=0)
     axes.spines[:].set_visible(False)
