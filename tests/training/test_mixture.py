@@ -343,7 +343,10 @@ def test_images_that_a_data_set_lacks_need_this_objective(phantom, tmp_path):
         Trainer(config_of(**{**RUN, "missing": 0.0, "objective": "mhvae"}), tmp_path, data, Processes())
 
 
-def test_mvae_learns_from_missing_images_too(tmp_path):
-    state = TrainingState(config_of(architecture="mvae"), CPU)
+@pytest.mark.parametrize("settings", [{"architecture": "mvae"}, {"precision": "bfloat16"}, {"fusion": "scale"}])
+def test_other_architectures_rules_and_precisions_learn_from_missing_images_too(tmp_path, settings):
+    state = TrainingState(config_of(steps=10, **settings), CPU)
+    state.step = 9
     values = train_step(state, batch_of(state.config), Processes(), tmp_path)
-    assert all(math.isfinite(v) for v in values.values())
+    assert all(math.isfinite(v) for v in values.values()) and values["adversarial"] > 0
+    assert all(p.isfinite().all() for p in state.model.parameters())
