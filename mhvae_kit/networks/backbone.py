@@ -19,10 +19,11 @@ from mhvae_kit.config import Architecture, Level, MHVAEConfig, Modality
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
 from mhvae_kit.networks.blocks import ImageHead, MobileNetV2Cell, ResidualSECell, TopDownCell, UpConvolution
-from mhvae_kit.networks.checks import check_images, check_levels, check_subset, temperatures
+from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
 from mhvae_kit.networks.convolution import Conv2d
 
 Subset = tuple[Modality, ...]
+ObservedRows = Mapping[Modality, Tensor]
 CELLS = {"residual_se": ResidualSECell, "mobilenet_v2": MobileNetV2Cell}
 
 
@@ -57,6 +58,8 @@ class Synthesis:
         posterior: By level, q(z_l | observed, z_{l+1}).
         experts: By level and observed modality, that modality's factor.
         observed: The modalities that were fused.
+        rows: By modality of `observed`, bool (B,): in which rows it was, where that differs from row to row; in the
+            others its experts are infinitely wide. None = in all of them.
     """
 
     images: dict[Modality, Tensor]
@@ -65,6 +68,7 @@ class Synthesis:
     posterior: dict[Level, Gaussian]
     experts: dict[Level, dict[Modality, Gaussian]] = field(repr=False)
     observed: Subset = ()
+    rows: ObservedRows | None = None
 
     @cached_property
     def kl(self) -> dict[Level, Tensor]:
@@ -211,7 +215,7 @@ class MultimodalVAE(nn.Module):
     def decode_subsets(
         self,
         encoding: Encoding,
-        subsets: Sequence[Subset],
+        subsets: Sequence[Subset | ObservedRows],
         temperature: float | Mapping[Level, float] = 1.0,
         *,
         targets: Iterable[Modality] | None = None,
@@ -221,10 +225,17 @@ class MultimodalVAE(nn.Module):
     ) -> list[Synthesis]:
         """`decode` for several observed subsets in one top-down pass, the subsets stacked along the batch.
 
+        A subset that differs from row to row is given as a dict, by modality a bool tensor (B,) of the rows that
+        observe it; what is encoded in the other rows has no say. A row that observes nothing follows the prior.
         `noise` and `levels`, when given, hold len(subsets) * B entries, subset by subset. Returns one Synthesis a
         subset, in the order given.
         """
-        subsets = [check_subset(encoding.modalities, subset, "observed") for subset in subsets]
+        subsets = [
+            check_rows(encoding.modalities, subset, encoding.batch_size)
+            if isinstance(subset, Mapping)
+            else check_subset(encoding.modalities, subset, "observed")
+            for subset in subsets
+        ]
         wanted = check_subset(self.config.modalities, targets, "targets") if targets else self.config.modalities
         wanted = () if targets is not None and not tuple(targets) else wanted
         rows = len(subsets) * encoding.batch_size
@@ -241,7 +252,7 @@ class MultimodalVAE(nn.Module):
         for level in self.config.level_names:
             feature = None if above is None else self._feature(level, above)
             prior[level] = self._prior(level, feature, rows)
-            experts[level] = self._experts(level, feature, encoding, subsets)
+            experts[level] = _silenced(self._experts(level, feature, encoding, subsets), subsets)
             posterior[level] = self._fuse(prior[level], experts[level])
             if level in levels:
                 z[level] = levels[level].expand(rows, *levels[level].shape[1:])
@@ -294,7 +305,7 @@ class MultimodalVAE(nn.Module):
         return Gaussian.standard((rows, *self.config.latent_shape(level)), like=self.bottleneck_up.bias)
 
     def _experts(
-        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset]
+        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset | ObservedRows]
     ) -> list[dict[Modality, Gaussian]]:
         """One dict of experts a subset. The coarsest do not depend on the subset: one evaluation a modality."""
         used = sorted({m for subset in subsets for m in subset})
@@ -324,8 +335,18 @@ class MultimodalVAE(nn.Module):
         return Gaussian(mean, log_std)
 
 
+def _silenced(
+    experts: list[dict[Modality, Gaussian]], subsets: Sequence[Subset | ObservedRows]
+) -> list[dict[Modality, Gaussian]]:
+    """The experts with those of rows that do not observe their modality made infinitely wide."""
+    return [
+        {m: expert.where(subset[m]) for m, expert in by_modality.items()} if isinstance(subset, dict) else by_modality
+        for by_modality, subset in zip(experts, subsets, strict=True)
+    ]
+
+
 def _split(
-    subsets: Sequence[Subset],
+    subsets: Sequence[Subset | ObservedRows],
     images: dict[Modality, Tensor],
     latents: dict[Level, Tensor],
     prior: dict[Level, Gaussian],
@@ -346,7 +367,8 @@ def _split(
             prior={k: parts[i] for k, parts in prior_parts.items()},
             posterior={k: parts[i] for k, parts in posterior_parts.items()},
             experts={k: parts[i] for k, parts in experts.items()},
-            observed=subset,
+            observed=tuple(subset),
+            rows=subset if isinstance(subset, dict) else None,
         )
         for i, subset in enumerate(subsets)
     ]
