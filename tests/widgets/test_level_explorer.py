@@ -26,7 +26,8 @@ def test_the_map_is_the_standard_deviation_over_the_draws(levels):
     state = {**levels.state, "level": "z1"}
     _, after = levels.images_of(state)
     fov = levels.slices.fov(state["case"], state["slice"])
-    assert np.allclose(levels.panels(state)[-1].values, np.where(fov, after.std(axis=0, ddof=1), 0), atol=1e-6)
+    expected = np.where(fov, after.std(axis=0, ddof=1), np.nan)
+    np.testing.assert_allclose(levels.panels(state)[-1].values, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["z3", "z2", "z1"])
