@@ -16,8 +16,19 @@ LAYERS = (
     {"networks", "baselines"},
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
-    {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
-    {"gallery"},
+    {
+        "runner",
+        "notebook_process",
+        "sweeps",
+        "report",
+        "report_style",
+        "run_tables",
+        "commands",
+        "widgets",
+        "table1",
+        "bench",
+    },
+    {"gallery", "bench"},
     {"cli"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
