@@ -199,7 +199,7 @@ def test_growth_is_told_as_a_power():
     cases = [{**vars(c), "kit": run_of(0.5 * c.batch, c.batch)} for c in growth_cases() if c.growth == "batch"]
     points = report.growth_points({"cases": cases})["batch"]
     assert [p["x"] for p in points] == [1, 2, 4, 8, 16]
-    assert report.exponent(points, "seconds") == pytest.approx(1.0)
+    assert report.exponent(points, "cpu_seconds") == pytest.approx(1.0)
     assert report.exponent(points, "peak_mb") == pytest.approx(0.0)
 
 
