@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mhvae_kit.errors import InputError, KitError, RunError, explain
+from mhvae_kit.cli_errors import plain_errors
+from mhvae_kit.cli_volumes import generalise, import_authors, synthesize
+from mhvae_kit.errors import InputError, explain
 
-EXIT_RUN_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 app = typer.Typer(
     help="MR and intra-operative ultrasound synthesis with a multi-modal hierarchical VAE.",
     no_args_is_help=True,
@@ -24,44 +21,11 @@ app = typer.Typer(
 )
 phantom_app = typer.Typer(help="The embedded phantom dataset.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(phantom_app, name="phantom")
+for volumes in (synthesize, import_authors, generalise):
+    app.command()(volumes)
 
 Root = Annotated[Path | None, typer.Option(help="Folder of all runs; without it MHVAE_RUNS or the project's runs/.")]
 Preset = Annotated[str, typer.Option(help="smoke, demo or paper.")]
-
-
-def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors a user can mend into one sentence on stderr and an exit code; MHVAE_DEBUG=1 shows the traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (KitError, OSError, KeyboardInterrupt) as error:
-            told = _told(error)
-            if told is None or os.environ.get("MHVAE_DEBUG") == "1":
-                raise
-            print(f"mhvae: {told[0]}", file=sys.stderr)
-            raise SystemExit(told[1]) from None
-
-    return wrapped
-
-
-def _told(error: BaseException) -> tuple[str, int] | None:
-    """The sentence and exit code for an error; None for one that is a fault of the kit."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what was finished is kept, and the same command goes on from there.", EXIT_INTERRUPTED
-    if isinstance(error, RunError):
-        return str(error), EXIT_RUN_FAILED
-    if isinstance(error, KitError):
-        return str(error), EXIT_BAD_INPUT
-    place = f" ({error.filename})" if getattr(error, "filename", None) else ""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        mend = "free some space or set MHVAE_CACHE and --root to another disk"
-        return explain(f"the disk is full{place}", mend=mend), EXIT_RUN_FAILED
-    if isinstance(error, PermissionError):
-        mend = "choose a folder you may write to with --root or MHVAE_CACHE"
-        return explain(f"no permission{place}", mend=mend), EXIT_BAD_INPUT
-    return None
 
 
 def split_settings(settings: list[str] | None, option: str) -> dict[str, str]:

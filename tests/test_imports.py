@@ -16,20 +16,9 @@ LAYERS = (
     {"networks", "baselines"},
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
-    {
-        "runner",
-        "notebook_process",
-        "sweeps",
-        "report",
-        "report_style",
-        "run_tables",
-        "commands",
-        "widgets",
-        "table1",
-        "bench",
-    },
-    {"gallery", "bench"},
-    {"cli"},
+    {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
+    {"gallery", "commands_volumes", "cli_errors", "bench"},
+    {"cli", "cli_volumes"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

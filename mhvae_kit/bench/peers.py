@@ -6,10 +6,9 @@ scripts call them, with their defaults.
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mhvae_kit.bench.cases import OBSERVED, PEER_MODULES, TARGET, Case
-from mhvae_kit.config import MHVAEConfig, Modality
-from mhvae_kit.errors import DataError, explain
-from mhvae_kit.networks.mhvae import MHVAE
+from mhvae_kit.config import MHVAEConfig
 
 ALMOST_ZERO = 1e-20  # their distributions refuse a standard deviation of 0
 
@@ -134,64 +131,3 @@ def network_class(kind: str, checkout: Path) -> type[nn.Module]:
     """Import the peer's network from its folder."""
     sys.path.insert(0, str(checkout))
     return import_module(PEER_MODULES[kind]).MHVAE2D
-
-
-# Their name -> the kit's; Z counts levels from coarse to fine. To be replaced by the importer of the authors' weights
-# in `mhvae_kit.networks` once that is there: the function below has its name and its arguments.
-_NAMES = (
-    (r"first_conv\.(\w+)", r"encoder.\1.first"),
-    (r"conv_blocks_context\.(\w+)\.(\d+)\.conv_0", r"encoder.\1.cells.\2.conv1"),
-    (r"conv_blocks_context\.(\w+)\.(\d+)\.conv_1", r"encoder.\1.cells.\2.conv2"),
-    (r"conv_blocks_context\.(\w+)\.(\d+)\.se\.se\.0", r"encoder.\1.cells.\2.gate.squeeze"),
-    (r"conv_blocks_context\.(\w+)\.(\d+)\.se\.se\.2", r"encoder.\1.cells.\2.gate.excite"),
-    (r"td\.(\w+)\.(\d+)", r"encoder.\1.down.\2"),
-    (r"bottleneck_down\.linear", "bottleneck_expert"),
-    (r"bottleneck_up\.linear", "bottleneck_up"),
-    (r"tu\.(\d+)\.conv_1", r"up.Z\1.conv"),
-    (r"conv_blocks_localization\.(\d+)\.conv_0", r"top_down.Z\1.expand"),
-    (r"conv_blocks_localization\.(\d+)\.dw_conv_1", r"top_down.Z\1.depthwise"),
-    (r"conv_blocks_localization\.(\d+)\.se_2\.se\.0", r"top_down.Z\1.gate.squeeze"),
-    (r"conv_blocks_localization\.(\d+)\.se_2\.se\.2", r"top_down.Z\1.gate.excite"),
-    (r"conv_blocks_localization\.(\d+)\.conv_2", r"top_down.Z\1.project"),
-    (r"qz\.(\d+)\.conv_0", r"expert_head.Z\1.conv1"),
-    (r"qz\.(\d+)\.conv_1", r"expert_head.Z\1.conv2"),
-    (r"qz\.(\d+)\.se\.se\.0", r"expert_head.Z\1.gate.squeeze"),
-    (r"qz\.(\d+)\.se\.se\.2", r"expert_head.Z\1.gate.excite"),
-    (r"qz\.(\d+)\.last_conv", r"expert_head.Z\1.project"),
-    (r"pz\.(\d+)", r"prior_head.Z\1"),
-    (r"final_blocks\.(\w+)\.res\.(\d+)\.conv_block\.1", r"image_head.I\1.blocks.\2.conv1"),
-    (r"final_blocks\.(\w+)\.res\.(\d+)\.conv_block\.5", r"image_head.I\1.blocks.\2.conv2"),
-    (r"final_blocks\.(\w+)\.convt2", r"image_head.I\1.conv"),
-    (r"final_blocks\.(\w+)\.convt3", r"image_head.I\1.to_image"),
-)
-_LEAVES = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-
-
-def load_authors_checkpoint(path: str | Path, modalities: Iterable[Modality], *, image_size: tuple[int, int]) -> MHVAE:
-    """A state dict that a peer wrote here as a model of the kit; for the bench's own files only.
-
-    Raises:
-        DataError: It holds a tensor that has no place in the kit's model.
-    """
-    names = tuple(modalities)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    base = state[f"first_conv.{names[0]}.weight"].shape[0]
-    last = max(int(k.split(".")[2]) for k in state if k.startswith("conv_blocks_context."))
-    top = state[f"conv_blocks_context.{names[0]}.{last}.conv_0.weight"].shape[0]
-    sizes: dict[str, Any] = {"levels": last + 1, "base_channels": base, "max_channels": top, "image_size": image_size}
-    model = MHVAE(MHVAEConfig(modalities=names, decoder_blocks=6, fusion="scale", **sizes))
-    model.load_state_dict({_kit_name(k, last, names): v for k, v in state.items()})
-    return model.eval()
-
-
-def _kit_name(name: str, last: int, modalities: tuple[str, ...]) -> str:
-    stem, _, leaf = name.rpartition(".")
-    if ".parametrizations.weight" in stem:
-        stem, leaf = stem.removesuffix(".parametrizations.weight"), f"parametrizations.weight.{leaf}"
-    for pattern, ours in _NAMES:
-        found = re.fullmatch(pattern, stem)
-        if found:
-            ours = re.sub(r"Z(\d+)", lambda z: f"z{last - int(z[1])}", found.expand(ours))
-            ours = re.sub(r"\.I(\d+)\.", lambda i: f".{modalities[int(i[1])]}.", ours)
-            return ours.replace(".I", ".") + "." + _LEAVES.get(leaf, leaf)
-    raise DataError(explain(f"{name} has no place in the kit's model"))

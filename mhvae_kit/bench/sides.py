@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from mhvae_kit.bench.cases import MODALITIES, OBSERVED, TARGET, Case
-from mhvae_kit.bench.peers import load_authors_checkpoint, make_peer, network_class
+from mhvae_kit.bench.peers import make_peer, network_class
 from mhvae_kit.config import MHVAEConfig, TrainingConfig
 from mhvae_kit.memory import keep_freed_memory
+from mhvae_kit.networks.authors import load_authors_checkpoint
 from mhvae_kit.networks.mhvae import MHVAE
 from mhvae_kit.training.distributed import Processes
 from mhvae_kit.training.state import TrainingState

@@ -10,6 +10,7 @@ from mhvae_kit.evaluation.authors import (
     stored_as_8_bit,
 )
 from mhvae_kit.evaluation.extras import METRICS, check_one_protocol, extra_scores, patient_means
+from mhvae_kit.evaluation.generalisation import generalisation, generalisation_summary, generalisation_text
 from mhvae_kit.evaluation.predictions import (
     Prediction,
     all_subsets,
@@ -50,6 +51,9 @@ __all__ = [
     "extra_scores",
     "fan_mean",
     "format_table",
+    "generalisation",
+    "generalisation_summary",
+    "generalisation_text",
     "holm",
     "patient_means",
     "per_patient",

@@ -13,9 +13,7 @@ import torch
 
 from mhvae_kit.bench import report, runner, sides, worker
 from mhvae_kit.bench.cases import Case, all_cases, choose, growth_cases, kind_of, quick_cases
-from mhvae_kit.bench.peers import _kit_name
-from mhvae_kit.errors import DataError, InputError, RunError
-from mhvae_kit.networks.mhvae import MHVAE
+from mhvae_kit.errors import InputError, RunError
 
 
 def task(case: Case, **more) -> dict:
@@ -94,27 +92,6 @@ def test_both_sides_get_the_same_inputs():
     first, second = sides.inputs(case, config), sides.inputs(case, config)
     assert all(torch.equal(first[m], second[m]) for m in first)
     assert max(float(x.abs().max()) for x in first.values()) <= sides.EDGE
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("qz.0.last_conv.weight_g", "expert_head.z4.project.parametrizations.weight.original0"),
-        ("pz.3.parametrizations.weight.original1", "prior_head.z1.parametrizations.weight.original1"),
-        ("final_blocks.1.res.2.conv_block.5.bias", "image_head.t2.blocks.2.conv2.bias"),
-        ("final_blocks.t2.convt3.weight", "image_head.t2.to_image.weight"),
-        ("td.us.1.weight", "encoder.us.down.1.weight"),
-    ],
-)
-def test_a_tensor_of_a_peer_finds_its_place(theirs, ours):
-    model = MHVAE(sides.model_config(by_name("inference")))
-    assert _kit_name(theirs, 4, ("us", "t2")) == ours
-    assert ours in model.state_dict()
-
-
-def test_a_tensor_without_a_place_is_refused():
-    with pytest.raises(DataError, match="nonsense"):
-        _kit_name("nonsense.weight", 4, ("us", "t2"))
 
 
 def test_a_worker_answers_line_by_line(tmp_path):
