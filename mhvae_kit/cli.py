@@ -206,6 +206,30 @@ def fetch(what: Annotated[str, typer.Argument(help="lpips: AlexNet's weights, 24
     print(f"fetched: {fetch_lpips_weights()}")
 
 
+@app.command()
+@plain_errors
+def bench(
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="Checkout of ReubenDo/MHVAE or TrackerlessIUS to compare with."),
+    ] = None,
+    case: Annotated[list[str] | None, typer.Option(help="Only this case; repeat for more.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny cases that take seconds.")] = False,
+    growth: Annotated[bool, typer.Option("--growth", help="The growth curves instead; a PNG goes beside it.")] = False,
+    rounds: Annotated[int, typer.Option(help="Counted runs of each side, in turns.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; without it torch's own choice.")] = None,
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench.json"),
+    data_dir: Annotated[Path | None, typer.Option(help="Cache folder of the phantom.")] = None,
+) -> None:
+    """Measure time and memory, alone or side by side with other code for the same model."""
+    from mhvae_kit.bench.report import bench_to_files
+
+    chosen = {"quick": quick, "growth": growth, "names": case or [], "references": reference or []}
+    text, paths = bench_to_files(**chosen, rounds=rounds, threads=threads, output=output, data_dir=data_dir)
+    print(text)
+    print("written: " + ", ".join(map(str, paths)))
+
+
 @phantom_app.command()
 @plain_errors
 def make(

@@ -42,6 +42,7 @@ def test_help_names_every_command(capsys):
         "report",
         "synthesize",
         "generalise",
+        "bench",
     ):
         assert f"  {name} " in printed
 

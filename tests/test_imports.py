@@ -17,7 +17,7 @@ LAYERS = (
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
     {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
-    {"gallery", "preparation", "commands_volumes", "cli_errors"},
+    {"gallery", "preparation", "commands_volumes", "cli_errors", "bench"},
     {"cli", "cli_prepare", "cli_volumes"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -18,9 +18,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from mhvae_kit.config import Architecture, Level, MHVAEConfig, Modality
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
+from mhvae_kit.memory import keep_freed_memory
 from mhvae_kit.networks.blocks import ImageHead, MobileNetV2Cell, ResidualSECell, TopDownCell, UpConvolution
 from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
 from mhvae_kit.networks.convolution import Conv2d
+from mhvae_kit.networks.inference import laid_out, without_gradients
 
 Subset = tuple[Modality, ...]
 ObservedRows = Mapping[Modality, Tensor]
@@ -89,12 +91,12 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 1, H, W) to the skips, fine to coarse, and the flattened bottleneck (B, D)."""
-        x = self.first(image)
+        x = laid_out(self.first(image))
         skips = []
         for cell, down in zip(self.cells[:-1], self.down, strict=True):
             x = cell(x)
             skips.append(x)
-            x = down(x)
+            x = laid_out(down(x))
         return skips, self.cells[-1](x).flatten(1)
 
 
@@ -173,6 +175,8 @@ class MultimodalVAE(nn.Module):
             InputError: No image, an unknown modality, or a wrong shape, type, range or value (NaN, infinity).
         """
         batch_size = check_images(self.config, images)
+        if without_gradients(self.bottleneck_up.bias):
+            keep_freed_memory()
         skips: dict[Modality, dict[Level, Tensor]] = {}
         bottleneck = {}
         fine_to_coarse = self.config.finer_levels[::-1]
@@ -236,6 +240,8 @@ class MultimodalVAE(nn.Module):
             else check_subset(encoding.modalities, subset, "observed")
             for subset in subsets
         ]
+        if without_gradients(self.bottleneck_up.bias):
+            keep_freed_memory()
         wanted = check_subset(self.config.modalities, targets, "targets") if targets else self.config.modalities
         wanted = () if targets is not None and not tuple(targets) else wanted
         rows = len(subsets) * encoding.batch_size
@@ -331,7 +337,11 @@ class MultimodalVAE(nn.Module):
     def _gaussian(self, head: Tensor) -> Gaussian:
         """Split a head's channels into mean and log-std, clamped softly, in float32 whatever the autocast."""
         limit = self.config.soft_clamp
-        mean, log_std = (limit * (head.float() / limit).tanh()).chunk(2, 1)
+        if without_gradients(head):
+            clamped = head.float().contiguous().div_(limit).tanh_().mul_(limit)
+        else:
+            clamped = limit * (head.float() / limit).tanh()
+        mean, log_std = clamped.chunk(2, 1)
         return Gaussian(mean, log_std)
 
 

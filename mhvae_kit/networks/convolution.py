@@ -8,7 +8,8 @@ this model has at full resolution. The gradients are therefore written as what t
   for 5x5 the library falls back to one matrix product a channel;
 - a 1x1 convolution is a matrix product, forward and backward.
 
-docs/performance.md has the figures. Elsewhere (GPU, autocast, strides) `nn.Conv2d` does the work itself.
+Without gradients, `mhvae_kit.networks.inference` says what is done instead. docs/performance.md has the figures.
+Elsewhere (GPU, autocast, strides) `nn.Conv2d` does the work itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mhvae_kit.networks.inference import is_channels_last, wide_convolution, without_gradients
+
 WORKING_SET = 2 * 2**20  # bytes of an operand that stay in a core's cache while it is read several times
 
 
@@ -27,6 +30,8 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d` with the quick backward pass where it applies; parameters and results are the same."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if without_gradients(input):
+            return self._without_gradients(input, weight, bias)
         if not self._has_quick_path(input):
             return super()._conv_forward(input, weight, bias)
         if self.kernel_size == (1, 1) and self.groups == 1:
@@ -35,9 +40,19 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
-        if not torch.is_grad_enabled():
-            return F.conv2d(input, weight, bias, padding=padding, groups=self.groups)
         return _QuickBackward.apply(input, weight, bias, padding, self.groups)
+
+    def _without_gradients(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The forward pass alone, whatever the precision."""
+        size = self.kernel_size
+        if size == (1, 1) and self._has_quick_path(x):
+            return pointwise_product(x, weight, bias)
+        if self.padding_mode == "zeros":
+            return super()._conv_forward(x, weight, bias)
+        x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        if size[0] == size[1] >= 5 and self.stride == self.dilation == (1, 1) and self.groups == 1:
+            return wide_convolution(x, weight, bias)
+        return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
 
     def _has_quick_path(self, x: Tensor) -> bool:
         """Float32 on a CPU without autocast; stride and dilation 1, square filters no smaller than their padding."""
@@ -64,6 +79,8 @@ def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, D, H, W).
     """
+    if is_channels_last(x):
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
     y = torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
     return y if bias is None else y + bias[:, None, None]
 

@@ -67,7 +67,7 @@ def test_a_batch_cut_for_the_cache_gives_the_same_gradient(monkeypatch):
         quick.zero_grad()
         quick(x).square().sum().backward()
         grads.append(quick.weight.grad.clone())
-    torch.testing.assert_close(grads[0], grads[1])
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-4)
 
 
 def test_frozen_filters_get_no_gradient_and_pass_one_on():
