@@ -426,6 +426,14 @@ def test_volumes_on_different_grids_are_refused(run, nifti, volume, array, affin
         run(**options[role])
 
 
+def test_files_of_the_other_byte_order_are_read(run, tmp_path, volume):
+    header = nib.Nifti1Header(endianness=">")
+    nib.save(nib.Nifti1Image(volume.astype(">i2"), OBLIQUE, header), tmp_path / "case.nii")
+    assert (tmp_path / "case.nii").read_bytes()[:4] == b"\x00\x00\x01\x5c"
+    swapped = values(run("swapped", {"t2": tmp_path / "case.nii"}))
+    assert np.array_equal(swapped, values(run("native")))
+
+
 def test_a_singular_affine_is_refused(run, tmp_path, volume):
     image = nib.Nifti1Image(volume, None)
     image.set_sform(np.diag([0.5, 0, 2, 1]), code=1)
@@ -452,9 +460,10 @@ def test_unusable_settings_are_refused_by_name(run, options, sentence):
         run(**options)
 
 
-def test_a_label_may_not_take_the_name_of_a_result(run, nifti, volume):
-    with pytest.raises(InputError, match="cannot have this name; got us_std"):
-        run(labels={"us_std": nifti("l", volume)})
+@pytest.mark.parametrize("name", ["us_std", "t2", "fov", "../tumour"])
+def test_a_label_may_not_take_a_name_that_means_something_else(run, nifti, volume, name):
+    with pytest.raises(InputError, match=f"cannot have this name; got {name}"):
+        run(labels={name: nifti("l", volume)})
 
 
 def test_a_file_that_is_not_there_is_named(run, tmp_path):

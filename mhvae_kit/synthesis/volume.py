@@ -113,7 +113,7 @@ def synthesize_volume(
         temperature=_temperature(temperature, samples),
         samples=int(samples),
         seed=int(seed),
-        masks={k: Path(p).expanduser() for k, p in {"fov": fov, **(labels or {})}.items() if p is not None},
+        masks=_masks(model, fov, labels or {}),
         protocol=check_protocol(protocol or model.card.get("protocol", "kit")),
         spacing_mm=_spacing(model, spacing_mm),
         shared=_shared(model, share),
@@ -121,7 +121,6 @@ def synthesize_volume(
         batch_size=_at_least_one("batch_size", batch_size),
         case=case or _stem(next(iter(_in_order(model, inputs).values()))),
     )
-    job.check_labels()
     settings = job.settings()
     record = finished(folder, settings, force)
     if record is not None:
@@ -153,6 +152,15 @@ def _stem(path: str | Path) -> str:
 def _targets(model: Any, inputs: Mapping[str, Any], targets: Iterable[str] | None) -> list[str]:
     rest = [m for m in model.config.modalities if m not in inputs] or list(model.config.modalities)
     return check_targets(rest if targets is None else targets, list(model.config.modalities))
+
+
+def _masks(model: Any, fov: str | Path | None, labels: Mapping[str, str | Path]) -> dict[str, Path]:
+    """Mask and labels by name; a label may not pass for the mask, an image or a result."""
+    taken = ("fov", *model.config.modalities)
+    odd = [k for k in labels if k in taken or k.split("_")[0] in taken or not k.replace("-", "_").isidentifier()]
+    if odd:
+        raise InputError(explain("a label cannot have this name", got=odd[0], expected="for example tumour"))
+    return {k: Path(p).expanduser() for k, p in {"fov": fov, **labels}.items() if p is not None}
 
 
 def _at_least_one(name: str, value: int) -> int:
@@ -219,13 +227,6 @@ class _Job:
         files = {k: {"file": p.name, "sha256": sha256(p)} for k, p in paths.items()}
         names = ("targets", "temperature", "samples", "seed", "protocol", "spacing_mm", "shared", "axes", "case")
         return {"model": model_digest(self.model), **{n: getattr(self, n) for n in names}, "given": files}
-
-    def check_labels(self) -> None:
-        """Refuse a label that would be written over a result."""
-        taken = {f"{t}{end}" for t in self.targets for end in ("", "_std")}
-        odd = [k for k in self.masks if k in taken or not k.replace("-", "_").isidentifier()]
-        if odd:
-            raise InputError(explain("a label cannot have this name", got=odd[0], expected="for example tumour"))
 
     def open(self, scratch: Path) -> dict[str, LazyVolume]:
         """All volumes of the case, on one grid."""
