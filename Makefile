@@ -1,6 +1,7 @@
 # make demo   the four notebooks at the demo preset, then an HTML report     make lab   JupyterLab on notebooks/
 # make test   ruff and pytest, the same that CI runs                         make help  all targets and options
 # make table1 every compared method, trained and scored under one protocol      make gallery  a static site of the notebooks
+# make outputs run notebook 05 again and keep its outputs, which nbval compares
 #
 # Options: CORES=4             cores that Snakemake may use (2)
 #          PRESET=smoke        preset of `make report`, `make gallery` and `make table1` (demo)
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke table1 gallery test lint lab report clean distclean
+.PHONY: help demo smoke table1 gallery outputs test lint lab report clean distclean
 
 CORES ?= 2
 PRESET ?= demo
@@ -26,6 +27,7 @@ help:
 	  'make table1     train and score every row of Table 1, then the table and its figure (PRESET=demo, CORES=2)' \
 	  'make test       ruff and pytest' \
 	  'make gallery    notebooks 00 to 03 and 05 to 07 as a static site that opens from the disk (PRESET=demo)' \
+	  'make outputs    run notebook 05 again and keep its outputs, which the tests compare' \
 	  'make lab        JupyterLab on notebooks/, on this machine only' \
 	  'make report     the HTML report of the newest runs at PRESET=demo' \
 	  'make clean      remove caches and reports; runs/ and .venv stay' \
@@ -72,6 +74,9 @@ gallery: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) gallery --config preset=$(PRESET)
 	@echo
 	@echo "gallery:  $(CURDIR)/runs/gallery-$(PRESET)/index.html  (opens in any browser, needs no network)"
+
+outputs: $(READY)
+	@$(BIN)/python tests/keep_outputs.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

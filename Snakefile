@@ -3,6 +3,7 @@
 #   snakemake --cores 2 demo                               the four notebooks and their HTML report; also: smoke, paper
 #   snakemake --cores 2 gallery                            notebooks 00 to 03 and 05 to 07 as a static site
 #   snakemake --cores 2 table1                             every row of Table 1, then its notebook; --config preset=smoke
+#   snakemake --cores 2 missing                            training with missing images, notebook 08
 #   snakemake --cores 2 sweep --config table=sweep.csv     one run a row of a CSV or YAML file, then one tidy table
 #
 # A run is done when its results.json is there. Done runs are not repeated; failed and killed ones are, and a training
@@ -190,6 +191,35 @@ rule table1_report:
 rule table1:
     input:
         f"{RUNS}/table1-{config.get('preset', 'demo')}/index.html",
+
+
+# Trains a model of its own, so it runs alone.
+rule missing_modalities:
+    input:
+        ancient(rules.data_preparation.output),
+    output:
+        f"{RUNS}/{{preset}}-08_missing_modalities/results.json",
+    threads: workflow.cores
+    shell:
+        "{MHVAE} run 08_missing_modalities -p preset={wildcards.preset} --root {RUNS}"
+        " --run-id {wildcards.preset}-08_missing_modalities"
+
+
+rule missing_report:
+    input:
+        rules.missing_modalities.output,
+    output:
+        f"{RUNS}/missing-{{preset}}/index.html",
+    params:
+        run=lambda wildcards, input: os.path.dirname(input[0]),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{MHVAE} report {params.run:q} --output {params.folder:q}"
+
+
+rule missing:
+    input:
+        f"{RUNS}/missing-{config.get('preset', 'demo')}/index.html",
 
 
 if "table" in config:

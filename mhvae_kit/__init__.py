@@ -15,6 +15,7 @@ _LAZY = {
     "MVAE": "mhvae_kit.networks.mvae",
     "TrainingConfig": "mhvae_kit.config",
     "kl_divergence": "mhvae_kit.gaussian",
+    "load_authors_checkpoint": "mhvae_kit.networks.authors",
     "load_model": "mhvae_kit.networks.storage",
     "load_shipped": "mhvae_kit.networks.storage",
     "product_of_experts": "mhvae_kit.gaussian",

@@ -10,6 +10,7 @@ import typer
 
 from mhvae_kit.cli_errors import plain_errors
 from mhvae_kit.cli_prepare import prepare
+from mhvae_kit.cli_volumes import generalise, import_authors, synthesize
 from mhvae_kit.errors import InputError, explain
 
 app = typer.Typer(
@@ -21,7 +22,8 @@ app = typer.Typer(
 )
 phantom_app = typer.Typer(help="The embedded phantom dataset.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(phantom_app, name="phantom")
-app.command()(prepare)
+for command in (prepare, synthesize, import_authors, generalise):
+    app.command()(command)
 
 Root = Annotated[Path | None, typer.Option(help="Folder of all runs; without it MHVAE_RUNS or the project's runs/.")]
 Preset = Annotated[str, typer.Option(help="smoke, demo or paper.")]
@@ -202,6 +204,30 @@ def fetch(what: Annotated[str, typer.Argument(help="lpips: AlexNet's weights, 24
     from mhvae_kit.metrics.perceptual import fetch_lpips_weights
 
     print(f"fetched: {fetch_lpips_weights()}")
+
+
+@app.command()
+@plain_errors
+def bench(
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="Checkout of ReubenDo/MHVAE or TrackerlessIUS to compare with."),
+    ] = None,
+    case: Annotated[list[str] | None, typer.Option(help="Only this case; repeat for more.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny cases that take seconds.")] = False,
+    growth: Annotated[bool, typer.Option("--growth", help="The growth curves instead; a PNG goes beside it.")] = False,
+    rounds: Annotated[int, typer.Option(help="Counted runs of each side, in turns.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; without it torch's own choice.")] = None,
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench.json"),
+    data_dir: Annotated[Path | None, typer.Option(help="Cache folder of the phantom.")] = None,
+) -> None:
+    """Measure time and memory, alone or side by side with other code for the same model."""
+    from mhvae_kit.bench.report import bench_to_files
+
+    chosen = {"quick": quick, "growth": growth, "names": case or [], "references": reference or []}
+    text, paths = bench_to_files(**chosen, rounds=rounds, threads=threads, output=output, data_dir=data_dir)
+    print(text)
+    print("written: " + ", ".join(map(str, paths)))
 
 
 @phantom_app.command()

@@ -6,17 +6,19 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import FusionRule
+from mhvae_kit.training_presets import TRAINING_PRESETS
 
 Preset = Literal["smoke", "demo", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 EncoderCell = Literal["residual_se", "mobilenet_v2"]
 Architecture = Literal["mhvae", "mvae"]
-Objective = Literal["mhvae", "wu2018"]
+Objective = Literal["mhvae", "wu2018", "mmhvae"]
 Modality = str
 Level = str
 Config = TypeVar("Config")
@@ -218,7 +220,12 @@ class TrainingConfig:
         phantom: Phantom cohort to train on, for example "demo_large"; None = that of the preset.
         model: The architecture.
         objective: What each observed subset is to reconstruct: every image ("mhvae"), or its own images alone
-            ("wu2018": Wu & Goodman, NeurIPS 2018; synthesis is then learnt from the joint passes only; without GAN).
+            ("wu2018": Wu & Goodman, NeurIPS 2018; synthesis is then learnt from the joint passes only; without GAN),
+            or every image that its patient has ("mmhvae": patients may lack images; docs/decisions/0009).
+        alone: With "mmhvae", the image that is observed alone in a third of the passes; another third observes some of
+            the others, the last all that the patient has.
+        missing: With "mmhvae", probability that a training patient lacks an image, for each image apart; at least one
+            is left. Which ones is decided by seed and patient alone. Validation patients lack nothing.
         start_from: Where the initial weights come from, as `find_model` understands it: a model or run folder, or the
             name of a shipped model; None = drawn by the seed. Only the weights are taken, no optimiser state.
         joint_weight: Weight in the loss of the pass that observes every modality, against 1 of any other pass.
@@ -235,7 +242,7 @@ class TrainingConfig:
         adversarial_weight: Weight of the LSGAN term against the negative ELBO per pixel.
         discriminator_learning_rate, discriminator_channels, discriminator_layers: One Adam critic per modality.
         subsets_per_step: Observed subsets a step when there are more than two modalities, drawn uniformly; with two
-            modalities all three subsets are used.
+            modalities all three subsets are used. "mmhvae" always has its three passes.
         ema_decay: Decay of the averaged weights that validation and the saved model use.
         precision: "float32" or "bfloat16" (convolutions only; fusion, KL and losses stay in float32).
         guard_factor, max_bad_steps: A step whose gradient norm exceeds guard_factor times the running median is
@@ -248,6 +255,8 @@ class TrainingConfig:
     phantom: str | None = None
     model: MHVAEConfig = dataclasses.field(default_factory=MHVAEConfig.demo)
     objective: Objective = "mhvae"
+    alone: Modality = "us"
+    missing: float = 0.0
     start_from: str | None = None
     joint_weight: float = 1.0
     seed: int = 0
@@ -302,6 +311,7 @@ class TrainingConfig:
             )
         if not 0 <= self.ema_decay < 1 or self.kl_weight < 0 or self.kl_floor < 0 or self.adversarial_weight < 0:
             raise InputError(explain("ema_decay must lie in [0, 1) and no weight may be negative"))
+        self._check_mixture()
         if self.objective == "wu2018" and self.gan:
             raise InputError(
                 explain(
@@ -309,6 +319,29 @@ class TrainingConfig:
                     "judge the others",
                     got="gan=True",
                     mend="set gan=False, or take the objective mhvae",
+                )
+            )
+
+    def _check_mixture(self) -> None:
+        """Refuse settings of missing images that do not fit the objective or the modalities."""
+        names = self.model.modalities
+        if not 0 <= self.missing < 1:
+            raise InputError(explain("missing is not a probability below 1", got=self.missing, expected="in [0, 1)"))
+        if self.missing and self.objective != "mmhvae":
+            raise InputError(
+                explain(
+                    f"objective {self.objective} needs every image of every patient",
+                    got=f"missing={self.missing}",
+                    mend="take the objective mmhvae, or set missing to 0",
+                )
+            )
+        if self.objective == "mmhvae" and (self.alone not in names or len(names) < 2):
+            raise InputError(
+                explain(
+                    "objective mmhvae needs an image that is observed alone, and others",
+                    got=f"alone={self.alone!r} of {', '.join(names)}",
+                    expected="one of at least two modalities",
+                    mend="set alone to one of the modalities",
                 )
             )
 
@@ -323,6 +356,8 @@ class TrainingConfig:
             allowed = kinds.get(str(field.type))
             if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
                 raise InputError(explain(f"{field.name} has the wrong type", got=repr(value), expected=str(field.type)))
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(explain(f"{field.name} must be a finite number", got=value))
             choices = {"reconstruction": ("laplace", "smooth_l1_sum"), "kl_estimate": ("closed_form", "one_sample")}
             choices |= {"precision": ("float32", "bfloat16"), "objective": get_args(Objective)}
             if field.name in choices and value not in choices[field.name]:
@@ -351,7 +386,7 @@ class TrainingConfig:
                     )
                 )
         model = MHVAEConfig.preset(name, **for_model)
-        return cls(**{"preset": name, "model": model, **_TRAINING_PRESETS[check_preset(name)], **for_training})
+        return cls(**{"preset": name, "model": model, **TRAINING_PRESETS[check_preset(name)], **for_training})
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of JSON types."""
@@ -361,30 +396,3 @@ class TrainingConfig:
     def from_saved(cls, values: dict[str, Any]) -> TrainingConfig:
         """The inverse of `to_dict`."""
         return from_dict(cls, {**values, "model": from_dict(MHVAEConfig, values["model"])})
-
-
-_TRAINING_PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "steps": 20,
-        "warmup_steps": 2,
-        "ema_decay": 0.9,
-        "discriminator_channels": 8,
-        "discriminator_layers": 2,
-        "log_every": 2,
-        "validate_every": 10,
-        "checkpoint_every": 5,
-        "validation_slices": 4,
-    },
-    # A budget a hundred times smaller than the paper's asks for a larger learning rate (docs/decisions/0005).
-    "demo": {
-        "learning_rate": 6e-3,
-        "adversarial_weight": 8.0,
-        "discriminator_learning_rate": 4e-4,
-        "discriminator_channels": 32,
-        "discriminator_layers": 3,
-        "ema_decay": 0.998,
-    },
-    # 56 training patients x 1000 epochs of one 16-slice step each: the paper's budget.
-    "paper": {"steps": 56_000, "batch_size": 16, "warmup_steps": 500, "log_every": 50, "validate_every": 2_000},
-}
-_TRAINING_PRESETS["paper"] |= {"checkpoint_every": 1_000, "validation_slices": 96}

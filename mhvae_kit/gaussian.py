@@ -75,6 +75,18 @@ class Gaussian:
         pairs = zip(self.mean.chunk(chunks), self.log_std.chunk(chunks), strict=True)
         return [Gaussian(mean, log_std) for mean, log_std in pairs]
 
+    def where(self, speaks: Tensor) -> Gaussian:
+        """This Gaussian in the rows where `speaks` holds, and one of infinite width in the others.
+
+        The latter has precision 0: as a factor of a product it is as good as absent, and no gradient passes it.
+
+        Args:
+            speaks: Bool (B,), one entry a row of the batch.
+        """
+        rows = speaks.view(-1, *(1 for _ in self.mean.shape[1:]))
+        zero, infinite = self.mean.new_zeros(()), self.log_std.new_full((), math.inf)
+        return Gaussian(torch.where(rows, self.mean, zero), torch.where(rows, self.log_std, infinite))
+
     @classmethod
     def cat(cls, parts: Sequence[Gaussian]) -> Gaussian:
         """Join along the batch axis; a single part is returned as it is."""

@@ -33,10 +33,15 @@ class ElboTerms:
     kl: dict[Level, Tensor]
     n_pixels: int
 
-    def negative_elbo(self, kl_weight: float = 1.0) -> Tensor:
-        """Mean over the batch of reconstruction + kl_weight * KL, in nats per pixel, a scalar."""
+    def negative_elbo(self, kl_weight: float = 1.0, weights: Tensor | None = None) -> Tensor:
+        """Mean over the batch of reconstruction + kl_weight * KL, in nats per pixel, a scalar.
+
+        Args:
+            kl_weight: Weight of the KL.
+            weights: (B,), a factor for each image's sum; None = 1.
+        """
         total = sum(self.reconstruction.values()) + kl_weight * sum(self.kl.values())
-        return total.mean() / self.n_pixels
+        return (total if weights is None else weights * total).mean() / self.n_pixels
 
 
 def elbo_terms(
@@ -46,6 +51,7 @@ def elbo_terms(
     likelihood_scale: float,
     reconstruction: Reconstruction = "laplace",
     kl_estimate: KLEstimate = "closed_form",
+    present: Mapping[Modality, Tensor] | None = None,
 ) -> ElboTerms:
     """The terms of the ELBO of one observed subset: every target image is to be reconstructed from it.
 
@@ -55,6 +61,7 @@ def elbo_terms(
         likelihood_scale: Laplace scale b: -log p(x | z1) = |x - x'| / b + log 2b per pixel.
         reconstruction: "laplace", or "smooth_l1_sum" as the authors train (b is not used).
         kl_estimate: "closed_form", or "one_sample" as the authors train.
+        present: By modality, bool (B,): rows that lack the target have nothing to reconstruct; None = all have it.
     Source:
         Dorent et al., MICCAI 2023, section 2; ReubenDo/MHVAE:train.py for the alternatives.
     """
@@ -66,6 +73,8 @@ def elbo_terms(
         else:
             per_pixel = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
         losses[modality] = per_pixel.flatten(1).sum(1)
+        if present is not None:
+            losses[modality] = torch.where(present[modality], losses[modality], 0.0)
     if kl_estimate == "closed_form":
         kl = dict(synthesis.kl)
     else:

@@ -256,3 +256,25 @@ def test_the_sweep_measures_real_slices_once_and_samples_at_each_temperature(mod
     summary = temperature.sweep_summary(table)
     psnr = summary[(summary["measure"] == "psnr_fov_db")]
     assert list(psnr["temperature"]) == [0.0, 1.0] and (psnr["n_patients"] == 2).all()
+
+
+def made_up_sweep(rng: np.random.Generator) -> pd.DataFrame:
+    """Eight patients: PSNR falls with τ, contrast does not answer to it, the grain is right at 0.5."""
+    rows = []
+    for case in range(8):
+        rows.append({"kind": "real", "temperature": np.nan, "grain_lateral_mm": 3.0, "contrast_db": 5.0})
+        for tau in (0.0, 0.5, 1.0):
+            row = {"kind": "synthetic", "temperature": tau, "psnr_fov_db": 20 + case - tau}
+            rows.append({**row, "grain_lateral_mm": 4.0 - 2 * tau, "contrast_db": 4 + 1e-3 * rng.normal()})
+        for row in rows[-4:]:
+            row["case"] = f"case {case}"
+    return pd.DataFrame(rows).reindex(columns=["kind", "temperature", "case", *temperature.MEASURES])
+
+
+def test_each_criterion_has_its_temperature_and_one_that_does_not_answer_is_told():
+    best = temperature.best_temperatures(made_up_sweep(np.random.default_rng(0))).set_index("measure")
+    assert list(best.index) == ["psnr_fov_db", "grain_lateral_mm", "contrast_db"]  # the others have no values
+    assert best["temperature"].loc[["psnr_fov_db", "grain_lateral_mm"]].tolist() == [0.0, 0.5]
+    assert best["matters"].tolist() == [True, True, False]
+    # Each patient falls by 1 dB from τ 0 to 1, so the interval is a point, whatever the patients differ by.
+    assert best.loc["psnr_fov_db", ["low", "high"]].tolist() == pytest.approx([1.0, 1.0])

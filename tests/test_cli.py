@@ -31,7 +31,19 @@ def test_help_needs_none_of_the_heavy_libraries():
 def test_help_names_every_command(capsys):
     assert call("--help") == 0
     printed = capsys.readouterr().out
-    for name in ("run", "runs", "train", "evaluate", "table1", "fetch", "phantom", "report"):
+    for name in (
+        "run",
+        "runs",
+        "train",
+        "evaluate",
+        "table1",
+        "fetch",
+        "phantom",
+        "report",
+        "synthesize",
+        "generalise",
+        "bench",
+    ):
         assert f"  {name} " in printed
 
 

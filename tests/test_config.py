@@ -38,7 +38,16 @@ def test_bad_model_settings(settings, message):
         ({"steps": "100"}, "steps has the wrong type"),
         ({"gan": "false"}, "gan has the wrong type"),
         ({"precision": "float16"}, "unknown precision"),
-        ({"objective": "elbo"}, "unknown objective.*mhvae or wu2018"),
+        ({"objective": "elbo"}, "unknown objective.*mhvae or wu2018 or mmhvae"),
+        ({"objective": "mmhvae", "missing": 1.0}, r"missing is not a probability below 1.*got 1.0.*in \[0, 1\)"),
+        ({"objective": "mmhvae", "missing": -0.1}, "missing is not a probability"),
+        ({"objective": "mmhvae", "missing": float("nan")}, "missing must be a finite number.*nan"),
+        ({"objective": "mmhvae", "missing": "0.3"}, "missing has the wrong type"),
+        ({"missing": 0.3}, "objective mhvae needs every image.*mmhvae"),
+        ({"objective": "mmhvae", "alone": "flair"}, "observed alone.*got alone='flair' of us, t2"),
+        ({"objective": "mmhvae", "modalities": ("us",)}, "at least two modalities"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a finite number"),
+        ({"kl_weight": float("nan")}, "kl_weight must be a finite number"),
         ({"objective": "wu2018"}, "wu2018 has no adversarial term.*gan=True"),
         ({"kl_ramp_until": 0.9}, "stages are out of order"),
         ({"ema_decay": 1.0}, "ema_decay"),
@@ -68,7 +77,12 @@ def test_latent_levels_of_an_architecture(architecture, names):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"modalities": ("us", "t2", "flair")}, {"architecture": "mvae", "objective": "wu2018"}]
+    "settings",
+    [
+        {"modalities": ("us", "t2", "flair")},
+        {"architecture": "mvae", "objective": "wu2018"},
+        {"modalities": ("ct", "pet"), "objective": "mmhvae", "alone": "pet", "missing": 0.2},
+    ],
 )
 def test_saved_config_comes_back_equal(settings):
     config = TrainingConfig.from_preset("demo", seed=3, gan=False, **settings)
@@ -78,7 +92,7 @@ def test_saved_config_comes_back_equal(settings):
 def test_config_saved_before_there_were_architectures_is_an_mhvae_s():
     config = TrainingConfig.from_preset("smoke")
     saved = config.to_dict()
-    del saved["objective"], saved["model"]["architecture"]
+    del saved["objective"], saved["model"]["architecture"], saved["alone"], saved["missing"]
     assert TrainingConfig.from_saved(saved) == config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -224,6 +225,18 @@ def test_subsets_of_a_training_run_share_the_colour_of_their_target(metrics):
     assert looks["t2 → us"][0] == looks["t2+us → us"][0] == figures.modality_colour("us")
     assert len({style for _, style in looks.values()}) == 3
     assert [line.get_label() for line in checked.lines] == ["t2+us → us"] and kl.lines[-1].get_label() == "all"
+
+
+def test_many_validation_curves_become_the_mean_synthesis_of_each_target(metrics):
+    names = ("us", "t2", "flair", "cet1")
+    subsets = [s for n in range(1, 5) for s in itertools.combinations(names, n)]
+    scores = {f"psnr_{'+'.join(s)}_to_{t}_db": [30.0 if t in s else 10.0 + len(s)] for s in subsets for t in names}
+    figure = figures.loss_curves(metrics, data="phantom", validation=pd.DataFrame({"step": [4], **scores}))
+    panel = next(a for a in figure.axes if a.get_ylabel().startswith("validation"))
+    assert "mean over inputs without the target" in panel.get_ylabel()
+    assert sorted(line.get_label() for line in panel.lines) == sorted(names)
+    # from three single images 11, three pairs 12 and one triple 13; what was observed is left out
+    assert panel.lines[0].get_ydata().tolist() == pytest.approx([(3 * 11 + 3 * 12 + 13) / 7])
 
 
 def test_terms_that_are_zero_before_their_stage_are_left_out(metrics):

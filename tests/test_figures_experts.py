@@ -190,7 +190,7 @@ def test_the_cross_is_at_the_same_place_on_maps_and_images(maps):
     figure = figures.level_factors(maps.at(0), {"t2": image}, data="phantom", mark=(2, 3))
     places = {a.get_title(): a.lines[0].get_xydata()[0] for a in figure.axes if a.lines}
     # The centre of row 2 of 6 is at 5/12 of the height, which is 4.5 in rows of 12.
-    assert places["prior"] == pytest.approx([3, 2]) and places["expert t2"] == pytest.approx([3, 2])
+    assert places["prior"] == pytest.approx([3, 2]) and places["expert T2"] == pytest.approx([3, 2])
     first = next(a for a in figure.axes if a.images and a.images[0].get_array().shape == (12, 16))
     assert first.lines[0].get_xydata()[0] == pytest.approx([6.5, 4.5])
 

@@ -228,7 +228,7 @@ def swept() -> pd.DataFrame:
 
 def test_curves_over_temperature_mark_what_others_chose_and_show_the_real_value():
     measures = {"psnr_fov_db": "PSNR", "contrast_db": "contrast"}
-    options = {"data": "phantom", "marks": {0.2: "a"}, "measures": measures}
+    options = {"data": "phantom", "marks": {0.2: "the paper"}, "measures": measures}
     figure = warm.temperature_curves({"first": swept(), "second": swept()}, **options)
     psnr, contrast = figure.axes[:2]
     made = next(line for line in psnr.lines if line.get_label() == "first")
@@ -237,7 +237,7 @@ def test_curves_over_temperature_mark_what_others_chose_and_show_the_real_value(
     assert len(real) == 1 and list(real[0].get_ydata()) == [4, 4]
     assert not [line for line in psnr.lines if line.get_label() == "real"]
     assert [line.get_xdata()[0] for line in psnr.lines if line.get_linestyle() == ":"] == [0.2]
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["first", "second", "real"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["first", "second", "real", "τ = 0.2: the paper"]
 
 
 def test_reliability_has_the_diagonal_a_colour_a_model_and_a_line_a_setting():

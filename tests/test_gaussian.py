@@ -83,6 +83,18 @@ def test_a_very_wide_expert_says_nothing():
     torch.testing.assert_close(product.mean, prior.mean, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rule", ["precision", "scale"])
+def test_a_silent_row_is_an_absent_factor_and_passes_no_gradient(rule):
+    prior = Gaussian(torch.tensor([[0.5], [0.5]]), torch.tensor([[0.1], [0.1]]))
+    mean, log_std = (torch.tensor([[v], [v]], requires_grad=True) for v in (2.0, -1.0))
+    fused = product_of_experts(prior, [Gaussian(mean, log_std).where(torch.tensor([True, False]))], rule)
+    assert fused.mean[1].item() == 0.5 and fused.log_std[1].item() == pytest.approx(0.1)
+    assert fused.mean[0].item() > 1.0
+    (fused.mean.sum() + fused.log_std.sum()).backward()
+    for leaf in (mean, log_std):
+        assert leaf.grad[0].item() != 0 and leaf.grad[1].item() == 0
+
+
 def test_fusion_is_float32_for_half_precision_heads():
     prior = random_gaussian(0)
     half = Gaussian(prior.mean.bfloat16(), prior.log_std.bfloat16())

@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mhvae_kit"
 # From the ground up. A module that is new has to be given its place here.
 LAYERS = (
     {"errors", "files", "plain", "processes", "environment", "memory", "progress"},
-    {"gaussian", "config"},
+    {"gaussian", "config", "training_presets"},
     {"networks", "baselines"},
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
     {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
-    {"gallery", "preparation", "cli_errors", "cli_prepare"},
-    {"cli"},
+    {"gallery", "preparation", "commands_volumes", "cli_errors", "bench"},
+    {"cli", "cli_prepare", "cli_volumes"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

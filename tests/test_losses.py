@@ -60,6 +60,15 @@ def test_only_targets_are_scored():
     assert list(elbo_terms(synthesis(image), {"t2": image}, likelihood_scale=1.0).reconstruction) == ["t2"]
 
 
+def test_an_image_that_a_row_lacks_is_no_target_of_it():
+    image = torch.zeros(2, 1, 4, 5)
+    present = {"us": torch.tensor([True, False]), "t2": torch.tensor([True, True])}
+    terms = elbo_terms(synthesis(image), {"us": image + 0.1, "t2": image}, likelihood_scale=0.5, present=present)
+    assert terms.reconstruction["us"].tolist() == pytest.approx([20 * 0.2, 0.0])
+    # the Laplace constant is 0 for b = 0.5; a mean over two rows of 20 pixels, the second weighing three times as much
+    assert terms.negative_elbo(1.0, torch.tensor([1.0, 3.0])).item() == pytest.approx(20 * 0.2 / 2 / 20)
+
+
 def test_synthetic_images_are_those_of_unobserved_modalities():
     image = torch.zeros(2, 1, 4, 4)
     passes = [synthesis(image, ("us", "t2")), synthesis(image + 0.1, ("us",)), synthesis(image + 0.2, ("t2",))]

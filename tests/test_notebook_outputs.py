@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from keep_outputs import kept
 
 from mhvae_kit import exercises
 from mhvae_kit.errors import InputError
@@ -79,6 +80,16 @@ def test_each_interactive_cell_is_followed_by_a_static_figure():
     for i in interactive:
         assert "if sliders else None" in cells[i].source and "try" not in cells[i].source
         assert "figures.show(" in cells[i + 1].source
+
+
+def test_keeping_outputs_anew_stores_what_is_compared_and_nothing_else():
+    stored = nbformat.v4.new_output("stream", text="1")
+    cells = [nbformat.v4.new_code_cell("1", outputs=[stored], execution_count=1) for _ in range(2)]
+    cells[1].metadata.tags = [NOT_COMPARED]
+    cells[0].metadata.execution = {"iopub.execute_input": "2026-01-01T00:00:00"}
+    node = nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python", "version": "3.12.1"}})
+    assert [len(cell.outputs) for cell in kept(node).cells] == [1, 0]
+    assert "execution" not in node.cells[0].metadata and node.metadata.language_info == {"name": "python"}
 
 
 # --- nbval, and the solutions ---

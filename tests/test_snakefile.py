@@ -20,6 +20,7 @@ from mhvae_kit.table1 import ROWS
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("00_quickstart", "01_data_preparation", "02_staged_training", "03_evaluation")
 TABLE1 = "04_table1"
+MISSING = "08_missing_modalities"
 PARAMETERS = 'preset: str = "demo"\nseed: int = 0\nrun_dir: str = ""\ntrain_run: str = ""\nrows_root: str = ""'
 RECORD = """import pathlib
 assert not ("{name}".startswith("02") and pathlib.Path("fail").exists()), "asked to fail"
@@ -33,12 +34,12 @@ write_results(run_dir, notebook="{name}", parameters={{"seed": seed}}, preset=pr
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A project folder with this Snakefile and five tiny notebooks."""
+    """A project folder with this Snakefile and six tiny notebooks."""
     monkeypatch.delenv("MHVAE_RUNS")
     shutil.copy(ROOT / "Snakefile", tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     (tmp_path / "notebooks").mkdir()
-    for name in (*NAMES, TABLE1):
+    for name in (*NAMES, TABLE1, MISSING):
         first = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
         cells = [new_markdown_cell(f"# {name}"), first, new_code_cell(RECORD.format(name=name))]
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
@@ -133,6 +134,17 @@ def test_the_gallery_needs_the_demo_and_the_notebooks_of_the_shipped_models(proj
     wanted = (*NAMES, "05_product_of_experts", "06_latent_levels", "07_temperature")
     assert all(f"--run-id smoke-{name}" in planned.stdout + planned.stderr for name in wanted)
     assert "gallery --preset smoke" in planned.stdout + planned.stderr
+
+
+def test_missing_is_one_notebook_and_its_report(project):
+    for name in ("01_data_preparation", MISSING):
+        pretend_done(project, f"smoke-{name}", name)
+    done = snakemake(project, "missing", "--config", "preset=smoke")
+    assert done.returncode == 0, done.stderr
+    assert ran(project) == []
+    assert "1 of 1 notebooks done" in (project / "runs/missing-smoke/index.html").read_text()
+    planned = snakemake(project, "missing", "--config", "preset=paper", "--dry-run", "--printshellcmds")
+    assert "run 08_missing_modalities -p preset=paper --root runs" in planned.stdout + planned.stderr
 
 
 def test_a_sweep_without_table_says_what_is_missing(project):

@@ -246,6 +246,28 @@ def test_every_form_says_phantom(table, tmp_path):
     assert len(values) == 6 * 10 and set(CASES) == set(values["case"])
 
 
+def test_the_record_names_the_run_of_every_cell_and_has_none_twice(patients, references, tmp_path):
+    means = {**patients, "MHVAE": frame("MHVAE", 0.2, "mean of K", temperature=1.0, n_samples=8)}
+    runs = {row: f"demo-table1-{row}" for row in ("Pix2Pix", "MHVAE", "near")}
+    runs |= dict.fromkeys(references, "demo-table1-references")
+    tables = [assemble(patients, references=references), assemble(means, mode="mean of K", references=references)]
+    text.record_csv(tables, runs, tmp_path / "all.csv")
+    made = pd.read_csv(tmp_path / "all.csv")
+    assert (made["run"] == made["row"].map(runs)).all() and (made["data"] == DATA).all()
+    assert not made.duplicated(["row", "observed", "target", "mode", "metric"]).any()
+    assert len(made.query("row == 'Pix2Pix' and metric == 'psnr_fov_db'")) == 1
+    assert set(made.query("row == 'MHVAE'")["mode"]) == {"mean path", "mean of 8, τ = 1"}
+
+
+def test_a_record_without_a_run_or_of_mixed_data_is_refused(patients, tmp_path):
+    table = assemble(patients)
+    with pytest.raises(InputError, match=r"no run is named for MHVAE, near"):
+        text.record_csv([table], {"Pix2Pix": "a"}, tmp_path / "all.csv")
+    with pytest.raises(InputError, match="not of the same data"):
+        text.record_csv([table, assemble(patients, data="phantom smoke")], dict.fromkeys(patients, "a"), tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_markdown_has_as_many_cells_in_every_line(table):
     lines = [line for line in text.to_markdown(table).splitlines() if line.startswith("|")]
     assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1 and len(lines) == 2 + 4 + 1 + 2

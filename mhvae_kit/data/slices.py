@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ class CaseVolumes(Protocol):
 
     A dataset that also has `n_slices(case)` and `read_slice(case, kind, index)` -> uint8 (H, W), as `PreparedDataset`
     has, is read slice by slice instead, so that memory does not grow with the number of cases.
+    One whose patients lack images has an attribute `absent` besides: by case, the names of those it lacks.
     """
 
     modalities: tuple[str, ...]
@@ -45,16 +46,18 @@ def to_network(image: np.ndarray) -> torch.Tensor:
 class SliceDataset(Dataset):
     """Every slice of the chosen cases, map-style.
 
-    Item: {"images": {m: float32 (1, H, W) in [-1, 1]}, "fov": bool (1, H, W), "tumour": bool (1, H, W), "case": str,
-    "slice": int}. Volumes stay 8-bit, and nothing but the asked slices is converted.
+    Item: {"images": {m: float32 (1, H, W) in [-1, 1]}, "present": {m: bool}, "fov": bool (1, H, W), "tumour": bool
+    (1, H, W), "case": str, "slice": int}. Volumes stay 8-bit, and nothing but the asked slices is converted.
 
     Args:
         dataset: Where the volumes come from.
         split: "train", "validation", "test" or "ood"; None for all loaded cases.
         modalities: Images wanted; None for all.
         cases: Only these cases of the split.
+        absent: By case, images it is to do without: their volumes are not read, their slices are background (-1)
+            everywhere, and "present" says so. Cases that are not named lack nothing.
     Raises:
-        InputError: Unknown modality or case, or no case left.
+        InputError: Unknown modality or case, no case left, or a case that has none of the images.
     """
 
     def __init__(
@@ -63,14 +66,17 @@ class SliceDataset(Dataset):
         split: str | None,
         modalities: Iterable[str] | None = None,
         cases: Iterable[str] | None = None,
+        absent: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self.modalities = _modalities(dataset, modalities)
         self.cases = _cases(dataset, split, cases)
+        self._absent = _absent(self.modalities, self.cases, absent or {})
         self._read = getattr(dataset, "read_slice", None)
         if self._read is None:
-            # (D, H, W) views of the files: a slice is one block of the file.
+            # (D, H, W) views of the files: a slice is one block of the file. An absent image is one zero, seen
+            # everywhere.
             self._volumes = {
-                kind: [dataset.volume(case, kind).transpose(2, 0, 1) for case in self.cases]
+                kind: [self._volume(dataset, case, kind).transpose(2, 0, 1) for case in self.cases]
                 for kind in (*self.modalities, "fov", "tumour")
             }
             counts = [len(volume) for volume in self._volumes["fov"]]
@@ -79,8 +85,17 @@ class SliceDataset(Dataset):
         self._case_of = np.repeat(np.arange(len(counts)), counts)
         self._slice_of = np.concatenate([np.arange(n) for n in counts])
 
+    def _volume(self, dataset: CaseVolumes, case: str, kind: str) -> np.ndarray:
+        if kind not in self._absent[case]:
+            return dataset.volume(case, kind)
+        return np.broadcast_to(np.uint8(0), dataset.volume(case, "fov").shape)
+
     def __len__(self) -> int:
         return len(self._case_of)
+
+    def has(self, case: str, modality: str) -> bool:
+        """Whether a case has an image."""
+        return modality not in self._absent[case]
 
     def _indices(self, indices: Sequence[int]) -> np.ndarray:
         array = np.asarray(indices)
@@ -93,33 +108,42 @@ class SliceDataset(Dataset):
     def _gather(self, kind: str, indices: np.ndarray) -> np.ndarray:
         pairs = zip(self._case_of[indices].tolist(), self._slice_of[indices].tolist(), strict=True)
         if self._read is not None:
-            return np.stack([self._read(self.cases[case], kind, k) for case, k in pairs])[:, None]
+            return np.stack([self._read_slice(self.cases[case], kind, k) for case, k in pairs])[:, None]
         volumes = self._volumes[kind]
         return np.stack([volumes[case][k] for case, k in pairs])[:, None]
+
+    def _read_slice(self, case: str, kind: str, index: int) -> np.ndarray:
+        if kind not in self._absent[case]:
+            return self._read(case, kind, index)
+        return np.zeros_like(self._read(case, "fov", index))
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """The slices at `indices`, collated: as `collate([self[i] for i in indices])`, but faster.
 
         Returns:
-            "images": {m: (B, 1, H, W)}, "fov" and "tumour": bool (B, 1, H, W), "case": list of str,
-            "slice": int64 (B,).
+            "images": {m: (B, 1, H, W)}, "present": {m: bool (B,)}, "fov" and "tumour": bool (B, 1, H, W), "case": list
+            of str, "slice": int64 (B,).
         """
         rows = self._indices(indices)
+        cases = [self.cases[i] for i in self._case_of[rows].tolist()]
         return {
             "images": {m: to_network(self._gather(m, rows)) for m in self.modalities},
+            "present": {m: torch.tensor([self.has(case, m) for case in cases]) for m in self.modalities},
             "fov": torch.from_numpy(self._gather("fov", rows) > 0),
             "tumour": torch.from_numpy(self._gather("tumour", rows) > 0),
-            "case": [self.cases[i] for i in self._case_of[rows].tolist()],
+            "case": cases,
             "slice": torch.from_numpy(self._slice_of[rows].astype(np.int64)),
         }
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rows = self._indices([int(index)])
+        case = self.cases[int(self._case_of[rows[0]])]
         return {
             "images": {m: to_network(self._gather(m, rows)[0]) for m in self.modalities},
+            "present": {m: self.has(case, m) for m in self.modalities},
             "fov": torch.from_numpy(self._gather("fov", rows)[0] > 0),
             "tumour": torch.from_numpy(self._gather("tumour", rows)[0] > 0),
-            "case": self.cases[int(self._case_of[rows[0]])],
+            "case": case,
             "slice": int(self._slice_of[rows[0]]),
         }
 
@@ -151,8 +175,26 @@ def _cases(dataset: CaseVolumes, split: str | None, cases: Iterable[str] | None)
     return chosen
 
 
+def _absent(
+    modalities: tuple[str, ...], cases: Sequence[str], absent: Mapping[str, Iterable[str]]
+) -> dict[str, frozenset[str]]:
+    """By case, the images it lacks; those of a case that is not used do not matter."""
+    lacking = {case: frozenset(absent.get(case, ())) for case in cases}
+    for case, names in lacking.items():
+        unknown = sorted(names - set(modalities))
+        if unknown:
+            raise InputError(
+                explain(f"absent images of {case} are unknown", got=unknown, expected=f"some of {modalities}")
+            )
+        if len(names) == len(modalities):
+            raise InputError(
+                explain(f"{case} has no image at all", got=f"all of {modalities} absent", mend="leave the case out")
+            )
+    return lacking
+
+
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch items of a `SliceDataset`: tensors stacked to (B, 1, H, W), "case" a list, "slice" an int64 tensor.
+    """Batch items of a `SliceDataset`: images and masks (B, 1, H, W), "present" and "slice" (B,), "case" a list.
 
     Raises:
         InputError: If there is no item, or the items have different modalities.
@@ -164,6 +206,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         raise InputError(explain("items have different modalities", expected=f"{names} in each"))
     return {
         "images": {m: torch.stack([item["images"][m] for item in items]) for m in names},
+        "present": {m: torch.tensor([item["present"][m] for item in items]) for m in names},
         "fov": torch.stack([item["fov"] for item in items]),
         "tumour": torch.stack([item["tumour"] for item in items]),
         "case": [item["case"] for item in items],

@@ -10,6 +10,7 @@ from mhvae_kit.evaluation.authors import (
     stored_as_8_bit,
 )
 from mhvae_kit.evaluation.extras import METRICS, check_one_protocol, extra_scores, patient_means
+from mhvae_kit.evaluation.generalisation import generalisation, generalisation_summary, generalisation_text
 from mhvae_kit.evaluation.predictions import (
     Prediction,
     all_subsets,
@@ -25,6 +26,7 @@ from mhvae_kit.evaluation.scoring import (
     references,
 )
 from mhvae_kit.evaluation.statistics import best_and_tied, compare_with, holm, sign_flip_p
+from mhvae_kit.evaluation.subsets import gain_sentences, input_gains, mean_gains
 from mhvae_kit.evaluation.table1 import Table1, assemble, published_scores
 from mhvae_kit.evaluation.tables import compare, format_table, per_patient, summary
 from mhvae_kit.evaluation.texture import texture, texture_of
@@ -50,7 +52,13 @@ __all__ = [
     "extra_scores",
     "fan_mean",
     "format_table",
+    "gain_sentences",
+    "generalisation",
+    "generalisation_summary",
+    "generalisation_text",
     "holm",
+    "input_gains",
+    "mean_gains",
     "patient_means",
     "per_patient",
     "predictions",

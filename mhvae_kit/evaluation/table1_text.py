@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 NOT_AVAILABLE = "n/a"
+_LONG_COLUMNS = ("data", "block", "row", "observed", "target", "mode", "temperature", "n_samples", "metric", "title")
+_LONG_COLUMNS += ("n_patients", "mean", "low", "high", "difference", "p", "p_holm", "best", "tied", "differs")
 BLOCKS = {"method": "methods", "reference": "references, not ranked"}
 
 _PUBLISHED_TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
@@ -137,9 +139,7 @@ def to_csv(table: Table1, path: str | Path) -> None:
     The paper's numbers are lines of their own: block and data say so, and they stand in the column "published" while
     "mean" is empty, so that no average over a column can mix them with the others.
     """
-    titles = {m.column: m.title for m in METRICS}
-    keys = {"data": table.data, "observed": table.observed, "target": table.target}
-    ours = table.cells.assign(title=table.cells["metric"].map(titles), **keys)
+    ours = _long(table)
     theirs = pd.DataFrame(
         {
             "block": "published",
@@ -154,12 +154,43 @@ def to_csv(table: Table1, path: str | Path) -> None:
             "source": table.published["source"],
         }
     )
-    first = ["data", "block", "row", "observed", "target", "mode", "temperature", "n_samples", "metric", "title"]
-    rest = ["n_patients", "mean", "low", "high", "difference", "p", "p_holm", "best", "tied", "differs"]
-    lines = ours[[*first, *rest]].to_dict("records") + theirs.to_dict("records")
-    frame = pd.DataFrame(lines, columns=[*first, *rest, "published", "unit", "source"])
+    lines = ours.to_dict("records") + theirs.to_dict("records")
+    frame = pd.DataFrame(lines, columns=[*_LONG_COLUMNS, "published", "unit", "source"])
     frame = frame.astype({"n_patients": "Int64", "n_samples": "Int64"})
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _long(table: Table1) -> pd.DataFrame:
+    """The cells in long form, with direction, data and the metric's title in every line."""
+    titles = {m.column: m.title for m in METRICS}
+    keys = {"data": table.data, "observed": table.observed, "target": table.target}
+    return table.cells.assign(title=table.cells["metric"].map(titles), **keys)[[*_LONG_COLUMNS]]
+
+
+def record_csv(tables: Sequence[Table1], run_ids: Mapping[str, str], path: str | Path) -> None:
+    """Write the cells of several tables into one file to keep, each with the run that it comes from.
+
+    A cell that stands in several tables (a deterministic row is the same in every mode) is written once, with the
+    comparison of the first of them. Numbers of the paper are left out: they have a file of their own.
+
+    Args:
+        tables: Of the same data.
+        run_ids: By title of the row, method or reference.
+        path: Written whole or not at all; means and intervals with five digits.
+    Raises:
+        InputError: The tables are of different data, or a row has no run.
+    """
+    data = {table.data for table in tables}
+    if len(data) != 1:
+        raise InputError(explain("the tables are not of the same data", got=", ".join(sorted(data)) or "no table"))
+    frame = pd.concat([_long(table) for table in tables], ignore_index=True)
+    without = sorted(set(frame["row"]) - set(run_ids))
+    if without:
+        raise InputError(explain(f"no run is named for {', '.join(without)}", expected="a run id for every row"))
+    frame = frame.drop_duplicates(["row", "observed", "target", "mode", "metric"])
+    frame.insert(1, "run", frame["row"].map(run_ids))
+    frame = frame.astype({"n_patients": "Int64", "n_samples": "Int64"})
+    write_text(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.5g"))
 
 
 def patients_to_csv(table: Table1, path: str | Path) -> None:

@@ -16,15 +16,20 @@ from matplotlib.ticker import StrMethodFormatter
 
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.figures.images import plane
-from mhvae_kit.figures.style import LABEL_PT, NEUTRAL_COLOUR, SMALL_PT, modality_colour, new_figure, plain_axes
+from mhvae_kit.figures.style import (
+    LABEL_PT,
+    NEUTRAL_COLOUR,
+    PRIOR_STYLE,
+    RULE_COLOURS,
+    RULE_NAMES,
+    RULE_STYLES,
+    SMALL_PT,
+    factor_looks,
+    modality_label,
+    new_figure,
+    plain_axes,
+)
 from mhvae_kit.gaussian import FusionRule, Gaussian, product_of_experts
-
-RULE_NAMES: dict[FusionRule, str] = {"precision": "product", "scale": "released rule"}
-_RULE_COLOURS: dict[FusionRule, str] = {"precision": "#000000", "scale": "#8C6D31"}
-_RULE_STYLES: dict[FusionRule, Any] = {"precision": "-", "scale": "--"}
-# Told apart without colour too.
-_EXPERT_STYLES = ("-", "-.", (0, (6, 2)), (0, (3, 1, 1, 1, 1, 1)))
-_PRIOR_STYLE = ":"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +115,6 @@ def product_table(states: Mapping[str, Factors], rules: Sequence[FusionRule] = (
     return pd.DataFrame(rows, columns=["state", "factor", "element", "mean", "std", "precision"])
 
 
-def _looks(states: Mapping[str, Factors]) -> dict[str, dict[str, Any]]:
-    """Colour and line of every factor of any state; the line differs too, so that colour is not all there is."""
-    looks: dict[str, dict[str, Any]] = {"prior": {"color": NEUTRAL_COLOUR, "linestyle": _PRIOR_STYLE}}
-    for i, name in enumerate(dict.fromkeys(n for factors in states.values() for n in factors.experts)):
-        looks[name] = {"color": modality_colour(name), "linestyle": _EXPERT_STYLES[i % len(_EXPERT_STYLES)]}
-    return looks
-
-
 def _density(x: np.ndarray, mean: float, std: float) -> np.ndarray:
     return np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
 
@@ -159,7 +156,7 @@ def product_panels(
     ratios = [4.2, 1 + 0.55 * len(rules)] * lines
     axes = figure.subplots(2 * lines, columns, squeeze=False, gridspec_kw={"height_ratios": ratios})
     x = np.linspace(*(limits or _limits(numbers, fused)), 801)
-    looks = _looks(states)
+    looks = factor_looks(dict.fromkeys(n for factors in states.values() for n in factors.experts))
     longest = max(std**-2 for state in fused.values() for _, std in state.values())
     for i, name in enumerate(states):
         row, column = divmod(i, columns)
@@ -191,13 +188,13 @@ def _draw_densities(
     """The curves of one state, each with its numbers in a legend of the panel."""
     plain_axes(axes)
     for name, (mean, std) in factors.items():
-        label = f"{name}: {mean:.2f} ± {std:.3f}"
+        label = f"{modality_label(name)}: {mean:.2f} ± {std:.3f}"
         axes.plot(x, _density(x, mean, std), linewidth=1.6, label=label, **looks[name])
     for rule, (mean, std) in fused.items():
         curve = _density(x, mean, std)
         if rule == "precision":
             axes.fill_between(x, curve, color="#000000", alpha=0.10, linewidth=0)
-        look = {"color": _RULE_COLOURS[rule], "linestyle": _RULE_STYLES[rule]}
+        look = {"color": RULE_COLOURS[rule], "linestyle": RULE_STYLES[rule]}
         axes.plot(x, curve, linewidth=2.4, label=f"{RULE_NAMES[rule]}: {mean:.2f} ± {std:.3f}", zorder=3, **look)
     if dots is not None:
         axes.plot(*dots, "o", color="white", markeredgecolor="#000000", markersize=4.5, zorder=4, label="grid")
@@ -223,7 +220,7 @@ def _draw_precisions(
         left += std**-2
     axes.annotate(f"{left:.2f}", (left, 0), xytext=(3, 0), textcoords="offset points", va="center", fontsize=SMALL_PT)
     for i, (rule, (_, std)) in enumerate(fused.items(), start=1):
-        axes.barh(i, std**-2, color=_RULE_COLOURS[rule], height=0.75)
+        axes.barh(i, std**-2, color=RULE_COLOURS[rule], height=0.75)
         place = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL_PT}
         axes.annotate(f"{std**-2:.2f}", (std**-2, i), **place)
     axes.set_yticks(range(1 + len(fused)), ["factors", *(RULE_NAMES[r] for r in fused)], fontsize=SMALL_PT)
@@ -266,7 +263,7 @@ def product_ellipses(
     lines = -(-len(states) // columns)
     figure = new_figure(2.4 * columns + 0.4, 2.9 * lines + 0.8, title=title, data=data)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    looks = _looks(states)
+    looks = factor_looks(dict.fromkeys(n for factors in states.values() for n in factors.experts))
     for panel, (name, factors) in zip(axes.ravel(), states.items(), strict=False):
         plain_axes(panel)
         for factor, gaussian in factors.named().items():
@@ -282,7 +279,8 @@ def product_ellipses(
         spare.set_visible(False)
     for panel in axes[:, 0]:
         panel.set_ylabel("second component of z", fontsize=LABEL_PT)
-    lines_shown = [axes[0, 0].plot([], [], label=n, linewidth=1.5, **look)[0] for n, look in looks.items()]
+    named = {modality_label(n): look for n, look in looks.items()}
+    lines_shown = [axes[0, 0].plot([], [], label=n, linewidth=1.5, **look)[0] for n, look in named.items()]
     lines_shown += axes[0, 0].plot([], [], color="#000000", linewidth=2.2, label="product (1σ and 2σ)")
     figure.legend(handles=lines_shown, loc="outside lower center", ncols=len(lines_shown), fontsize=SMALL_PT)
     return figure
@@ -314,15 +312,15 @@ def rule_curves(prior_std: float, expert_std: float, *, data: str, title: str = 
     plain_axes(axes)
     widths = np.geomspace(0.05, 20, 200) * prior_std
     for rule, curve in zip(RULE_NAMES, fused_std(prior_std, widths), strict=True):
-        look = {"color": _RULE_COLOURS[rule], "linestyle": _RULE_STYLES[rule], "linewidth": 2.0}
+        look = {"color": RULE_COLOURS[rule], "linestyle": RULE_STYLES[rule], "linewidth": 2.0}
         axes.plot(widths, curve, label=RULE_NAMES[rule], **look)
     for rule, value in zip(RULE_NAMES, fused_std(prior_std, expert_std), strict=True):
-        axes.plot(expert_std, value, "o", color=_RULE_COLOURS[rule], markersize=6)
+        axes.plot(expert_std, value, "o", color=RULE_COLOURS[rule], markersize=6)
         above = rule == "precision"
         place = {"xytext": (-6, 5) if above else (6, -5), "textcoords": "offset points", "fontsize": LABEL_PT}
         align = {"ha": "right", "va": "bottom"} if above else {"ha": "left", "va": "top"}
-        axes.annotate(f"{value:.3f}", (expert_std, value), color=_RULE_COLOURS[rule], **place, **align)
-    axes.axhline(prior_std, color=NEUTRAL_COLOUR, linestyle=_PRIOR_STYLE, linewidth=1.2, label="prior")
+        axes.annotate(f"{value:.3f}", (expert_std, value), color=RULE_COLOURS[rule], **place, **align)
+    axes.axhline(prior_std, color=NEUTRAL_COLOUR, linestyle=PRIOR_STYLE, linewidth=1.2, label="prior")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("σ of the expert (log scale)", fontsize=LABEL_PT)
@@ -377,7 +375,7 @@ def level_factors(
     for row, (maps, look, label) in enumerate(zip((means, widths), looks, ("mean", "σ (log scale)"), strict=True)):
         for panel, (name, values) in zip(axes[row, 1:], maps.items(), strict=True):
             picture = panel.imshow(values, interpolation="nearest", **look)
-            expert = f"expert {name}" if name in factors.experts else name
+            expert = f"expert {modality_label(name)}" if name in factors.experts else name
             panel.set_title(expert if row == 0 else "", fontsize=LABEL_PT)
             _cross(panel, mark, values.shape, values.shape)
         bar = figure.colorbar(picture, ax=list(axes[row, 1:]), shrink=0.85, pad=0.01, extend="both")

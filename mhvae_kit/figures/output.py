@@ -58,6 +58,8 @@ def show(figure: Figure, *, alt: str) -> None:
 def save(figure: Figure, path: str | Path, *, data: pd.DataFrame | None = None, dpi: int = 150) -> Path:
     """Write a figure as PNG and, beside it, what was plotted as CSV of the same name; each whole or not at all.
 
+    The figure keeps the places that its parts have now: what is added to it later moves nothing.
+
     Args:
         figure: Any figure.
         path: The PNG file; ".png" is added when there is no ending. Folders are made.
@@ -79,4 +81,5 @@ def save(figure: Figure, path: str | Path, *, data: pd.DataFrame | None = None, 
             data.to_csv(temporary, index=False)
     with atomic_path(path) as temporary:
         temporary.write_bytes(png_bytes(figure, dpi=dpi))
+    figure.set_layout_engine("none")  # shown next: as it was saved, and without the half of the work that layout is
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,11 +12,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mhvae_kit.errors import InputError, explain
+from mhvae_kit.gaussian import FusionRule
 
 # Okabe and Ito's colours, told apart by colour-blind readers; one for each modality everywhere.
 MODALITY_COLOURS = {"us": "#0072B2", "t2": "#D55E00", "cet1": "#009E73", "flair": "#CC79A7"}
 _OTHER_COLOURS = ("#E69F00", "#56B4E9", "#8C6D31", "#7F3C8D")
 STAGE_COLOURS = ("#FFFFFF", "#F0F0F0", "#DDE6EE", "#EFE6DA")
+
+RULE_NAMES: dict[FusionRule, str] = {"precision": "product", "scale": "released rule"}
+RULE_COLOURS: dict[FusionRule, str] = {"precision": "#000000", "scale": "#8C6D31"}
+RULE_STYLES: dict[FusionRule, Any] = {"precision": "-", "scale": "--"}
+# Told apart without colour too.
+_EXPERT_STYLES = ("-", "-.", (0, (6, 2)), (0, (3, 1, 1, 1, 1, 1)))
+PRIOR_STYLE = ":"
 
 FOV_COLOUR = "#56B4E9"
 TUMOUR_COLOUR = "#F0E442"
@@ -29,6 +38,19 @@ SMALL_PT = 8
 def modality_colour(name: str) -> str:
     """The colour of a modality: fixed for the kit's own, always the same one for any other name."""
     return MODALITY_COLOURS.get(name) or _OTHER_COLOURS[zlib.crc32(name.encode()) % len(_OTHER_COLOURS)]
+
+
+def modality_label(name: str) -> str:
+    """A modality as it is written for readers: T2, US; names longer than three letters stay as they are."""
+    return name.upper() if len(name) <= 3 else name
+
+
+def factor_looks(experts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and line of the prior and of each expert; the line differs too, so that colour is not all there is."""
+    looks: dict[str, dict[str, Any]] = {"prior": {"color": NEUTRAL_COLOUR, "linestyle": PRIOR_STYLE}}
+    for i, name in enumerate(experts):
+        looks[name] = {"color": modality_colour(name), "linestyle": _EXPERT_STYLES[i % len(_EXPERT_STYLES)]}
+    return looks
 
 
 def level_order(levels: Iterable[str]) -> list[str]:

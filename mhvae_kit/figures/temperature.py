@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.figures.images import plane
@@ -19,6 +20,7 @@ from mhvae_kit.metrics import ArrayLike
 # Models have no colour of their own; with the markers they are told apart in grey, too.
 _SERIES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 _STYLES = ("-", ":", "-.", (0, (1, 3)))
+_MARK = {"color": NEUTRAL_COLOUR, "linewidth": 0.9, "linestyle": ":"}
 MEASURE_LABELS = {
     "psnr_fov_db": "PSNR in fan (dB)",
     "spread": "spread between samples (std)",
@@ -126,7 +128,7 @@ def temperature_curves(
     Args:
         summaries: By model, from `evaluation.temperature.sweep_summary`.
         data: What the images are of.
-        marks: Temperatures with a vertical line, and who chose them.
+        marks: Temperatures with a vertical line, and who chose them; the legend says both.
         title: Title of the figure.
         measures: Measure -> label of its axis.
     """
@@ -148,7 +150,9 @@ def temperature_curves(
     entries: dict[str, object] = {}
     for panel in axes:
         entries |= {n: h for h, n in zip(*panel.get_legend_handles_labels(), strict=True) if n not in entries}
-    options = {"ncols": len(entries), "fontsize": SMALL_PT, "handlelength": 3}
+    for tau, chosen_by in marks.items():
+        entries[f"τ = {tau:g}: {chosen_by}"] = Line2D([], [], **_MARK)
+    options = {"ncols": min(len(entries), 6), "fontsize": SMALL_PT, "handlelength": 3}
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", **options)
     return figure
 
@@ -166,11 +170,11 @@ def _temperature_curve(axes: Axes, rows: pd.DataFrame, name: str, colour: str, m
 
 
 def _marks(axes: Axes, marks: Mapping[float, str]) -> None:
-    """Vertical lines at chosen temperatures, with a letter on top that the caption explains."""
-    for tau, letter in marks.items():
-        axes.axvline(tau, color=NEUTRAL_COLOUR, linewidth=0.9, linestyle=":")
+    """Vertical lines at chosen temperatures, with the temperature on top; the legend says who chose it."""
+    for tau in marks:
+        axes.axvline(tau, **_MARK)
         place = {"xycoords": axes.get_xaxis_transform(), "xytext": (0, 2), "textcoords": "offset points"}
-        axes.annotate(letter, (tau, 1.0), ha="center", fontsize=SMALL_PT - 1, color=NEUTRAL_COLOUR, **place)
+        axes.annotate(f"{tau:g}", (tau, 1.0), ha="center", fontsize=SMALL_PT - 1, color=NEUTRAL_COLOUR, **place)
 
 
 def reliability_curves(

@@ -25,6 +25,8 @@ from mhvae_kit.figures.style import (
 
 # A curve with more points than this is drawn pale, under its running median.
 _MANY_POINTS = 200
+# More validation curves than this are shown as one mean for each target.
+_MANY_CURVES = 12
 # One line style for each observed subset; the colour is the target's.
 _STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 _TERMS = {"adversarial": "#D55E00", "discriminator": "#0072B2"}
@@ -93,9 +95,21 @@ def _panels(metrics: pd.DataFrame, validation: pd.DataFrame | None) -> list[tupl
         ("learning rate", _curve(metrics, rate, rate)),
     ]
     if validation is not None:
-        scores = validation.drop(columns="psnr_mean_db", errors="ignore")
-        panels.insert(2, ("validation PSNR in fan (dB)", _synthesis(scores, "psnr_", "_db")))
+        name, scores = _readable(validation.drop(columns="psnr_mean_db", errors="ignore"))
+        panels.insert(2, (name, _synthesis(scores, "psnr_", "_db")))
     return [(name, curves) for name, curves in panels if curves]
+
+
+def _readable(scores: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Title and scores of the validation panel: too many to tell apart become one mean a target."""
+    paths = [c[len("psnr_") : -len("_db")].rpartition("_to_") for c in scores.columns if c.startswith("psnr_")]
+    if len(paths) <= _MANY_CURVES:
+        return "validation PSNR in fan (dB)", scores
+    means = {"step": scores["step"]}
+    for target in dict.fromkeys(t for _, _, t in paths):
+        made = [f"psnr_{s}_to_{target}_db" for s, _, t in paths if t == target and target not in s.split("+")]
+        means[f"psnr_{target}_db"] = scores[made].mean(axis=1)
+    return "validation PSNR in fan (dB),\nmean over inputs without the target", pd.DataFrame(means)
 
 
 def _stages(metrics: pd.DataFrame) -> list[tuple[str, float, float]]:
@@ -124,7 +138,8 @@ def loss_curves(
         metrics: A run's metrics.csv: step, stage, and any of loss, l1_<subset>_to_<target> or l1_<target>, kl_z1 ...
             and kl_nats (nats), adversarial, discriminator, learning_rate. A column without a value makes no panel.
         data: What the model is trained on, such as "phantom".
-        validation: A run's validation.csv: step, psnr_<subset>_to_<target>_db; one more panel.
+        validation: A run's validation.csv: step, psnr_<subset>_to_<target>_db; one more panel. With more than twelve
+            of them it has the mean by target over the subsets without it.
         title: Title of the figure.
     Raises:
         InputError: No step column, no rows, or nothing to draw.

@@ -18,10 +18,14 @@ from torch.nn.utils.parametrizations import weight_norm
 from mhvae_kit.config import Architecture, Level, MHVAEConfig, Modality
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
+from mhvae_kit.memory import keep_freed_memory
 from mhvae_kit.networks.blocks import ImageHead, MobileNetV2Cell, ResidualSECell, TopDownCell, UpConvolution
-from mhvae_kit.networks.checks import check_images, check_levels, check_subset, temperatures
+from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
+from mhvae_kit.networks.convolution import Conv2d
+from mhvae_kit.networks.inference import laid_out, without_gradients
 
 Subset = tuple[Modality, ...]
+ObservedRows = Mapping[Modality, Tensor]
 CELLS = {"residual_se": ResidualSECell, "mobilenet_v2": MobileNetV2Cell}
 
 
@@ -56,6 +60,8 @@ class Synthesis:
         posterior: By level, q(z_l | observed, z_{l+1}).
         experts: By level and observed modality, that modality's factor.
         observed: The modalities that were fused.
+        rows: By modality of `observed`, bool (B,): in which rows it was, where that differs from row to row; in the
+            others its experts are infinitely wide. None = in all of them.
     """
 
     images: dict[Modality, Tensor]
@@ -64,6 +70,7 @@ class Synthesis:
     posterior: dict[Level, Gaussian]
     experts: dict[Level, dict[Modality, Gaussian]] = field(repr=False)
     observed: Subset = ()
+    rows: ObservedRows | None = None
 
     @cached_property
     def kl(self) -> dict[Level, Tensor]:
@@ -78,18 +85,18 @@ class Encoder(nn.Module):
         super().__init__()
         cell = CELLS[config.encoder_cell]
         channels = config.channels
-        self.first = nn.Conv2d(1, channels[0], 3, padding=1)
+        self.first = Conv2d(1, channels[0], 3, padding=1)
         self.cells = nn.ModuleList(cell(c) for c in channels)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
+        self.down = nn.ModuleList(Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 1, H, W) to the skips, fine to coarse, and the flattened bottleneck (B, D)."""
-        x = self.first(image)
+        x = laid_out(self.first(image))
         skips = []
         for cell, down in zip(self.cells[:-1], self.down, strict=True):
             x = cell(x)
             skips.append(x)
-            x = down(x)
+            x = laid_out(down(x))
         return skips, self.cells[-1](x).flatten(1)
 
 
@@ -168,6 +175,8 @@ class MultimodalVAE(nn.Module):
             InputError: No image, an unknown modality, or a wrong shape, type, range or value (NaN, infinity).
         """
         batch_size = check_images(self.config, images)
+        if without_gradients(self.bottleneck_up.bias):
+            keep_freed_memory()
         skips: dict[Modality, dict[Level, Tensor]] = {}
         bottleneck = {}
         fine_to_coarse = self.config.finer_levels[::-1]
@@ -210,7 +219,7 @@ class MultimodalVAE(nn.Module):
     def decode_subsets(
         self,
         encoding: Encoding,
-        subsets: Sequence[Subset],
+        subsets: Sequence[Subset | ObservedRows],
         temperature: float | Mapping[Level, float] = 1.0,
         *,
         targets: Iterable[Modality] | None = None,
@@ -220,10 +229,19 @@ class MultimodalVAE(nn.Module):
     ) -> list[Synthesis]:
         """`decode` for several observed subsets in one top-down pass, the subsets stacked along the batch.
 
+        A subset that differs from row to row is given as a dict, by modality a bool tensor (B,) of the rows that
+        observe it; what is encoded in the other rows has no say. A row that observes nothing follows the prior.
         `noise` and `levels`, when given, hold len(subsets) * B entries, subset by subset. Returns one Synthesis a
         subset, in the order given.
         """
-        subsets = [check_subset(encoding.modalities, subset, "observed") for subset in subsets]
+        subsets = [
+            check_rows(encoding.modalities, subset, encoding.batch_size)
+            if isinstance(subset, Mapping)
+            else check_subset(encoding.modalities, subset, "observed")
+            for subset in subsets
+        ]
+        if without_gradients(self.bottleneck_up.bias):
+            keep_freed_memory()
         wanted = check_subset(self.config.modalities, targets, "targets") if targets else self.config.modalities
         wanted = () if targets is not None and not tuple(targets) else wanted
         rows = len(subsets) * encoding.batch_size
@@ -240,7 +258,7 @@ class MultimodalVAE(nn.Module):
         for level in self.config.level_names:
             feature = None if above is None else self._feature(level, above)
             prior[level] = self._prior(level, feature, rows)
-            experts[level] = self._experts(level, feature, encoding, subsets)
+            experts[level] = _silenced(self._experts(level, feature, encoding, subsets), subsets)
             posterior[level] = self._fuse(prior[level], experts[level])
             if level in levels:
                 z[level] = levels[level].expand(rows, *levels[level].shape[1:])
@@ -293,7 +311,7 @@ class MultimodalVAE(nn.Module):
         return Gaussian.standard((rows, *self.config.latent_shape(level)), like=self.bottleneck_up.bias)
 
     def _experts(
-        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset]
+        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset | ObservedRows]
     ) -> list[dict[Modality, Gaussian]]:
         """One dict of experts a subset. The coarsest do not depend on the subset: one evaluation a modality."""
         used = sorted({m for subset in subsets for m in subset})
@@ -319,12 +337,26 @@ class MultimodalVAE(nn.Module):
     def _gaussian(self, head: Tensor) -> Gaussian:
         """Split a head's channels into mean and log-std, clamped softly, in float32 whatever the autocast."""
         limit = self.config.soft_clamp
-        mean, log_std = (limit * (head.float() / limit).tanh()).chunk(2, 1)
+        if without_gradients(head):
+            clamped = head.float().contiguous().div_(limit).tanh_().mul_(limit)
+        else:
+            clamped = limit * (head.float() / limit).tanh()
+        mean, log_std = clamped.chunk(2, 1)
         return Gaussian(mean, log_std)
 
 
+def _silenced(
+    experts: list[dict[Modality, Gaussian]], subsets: Sequence[Subset | ObservedRows]
+) -> list[dict[Modality, Gaussian]]:
+    """The experts with those of rows that do not observe their modality made infinitely wide."""
+    return [
+        {m: expert.where(subset[m]) for m, expert in by_modality.items()} if isinstance(subset, dict) else by_modality
+        for by_modality, subset in zip(experts, subsets, strict=True)
+    ]
+
+
 def _split(
-    subsets: Sequence[Subset],
+    subsets: Sequence[Subset | ObservedRows],
     images: dict[Modality, Tensor],
     latents: dict[Level, Tensor],
     prior: dict[Level, Gaussian],
@@ -345,7 +377,8 @@ def _split(
             prior={k: parts[i] for k, parts in prior_parts.items()},
             posterior={k: parts[i] for k, parts in posterior_parts.items()},
             experts={k: parts[i] for k, parts in experts.items()},
-            observed=subset,
+            observed=tuple(subset),
+            rows=subset if isinstance(subset, dict) else None,
         )
         for i, subset in enumerate(subsets)
     ]

@@ -10,6 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from mhvae_kit.networks.convolution import Conv2d
+from mhvae_kit.networks.inference import (
+    added,
+    in_parts,
+    is_channels_last,
+    laid_out,
+    scaled,
+    two_pass_norm,
+    without_gradients,
+)
+
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
 
 
@@ -18,12 +29,14 @@ def instance_norm(x: Tensor) -> Tensor:
 
     Written as a group norm with one channel a group: the same function, with a faster kernel on CPUs.
     """
+    if without_gradients(x) and x.dtype == torch.float32 and is_channels_last(x):
+        return two_pass_norm(x)
     return F.group_norm(x, x.shape[1], eps=1e-5)
 
 
 def norm_silu(x: Tensor) -> Tensor:
     """Instance norm, then SiLU (Swish)."""
-    return F.silu(instance_norm(x))
+    return F.silu(instance_norm(x), inplace=without_gradients(x))
 
 
 class SqueezeExcitation(nn.Module):
@@ -35,10 +48,17 @@ class SqueezeExcitation(nn.Module):
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
 
+    def factor(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the gate (B, C, 1, 1), in (0, 1)."""
+        return self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()[:, :, None, None]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
-        return x * gate[:, :, None, None]
+        return x * self.factor(x)
+
+    def over(self, fresh: Tensor) -> Tensor:
+        """The same, written over `fresh` where no gradient needs it."""
+        return scaled(fresh, self.factor(fresh))
 
 
 class ResidualSECell(nn.Module):
@@ -46,14 +66,17 @@ class ResidualSECell(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.gate = SqueezeExcitation(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
+        return in_parts(self._forward, x, channels=x.shape[1])
+
+    def _forward(self, x: Tensor) -> Tensor:
         y = self.conv1(norm_silu(x))
-        return x + self.gate(self.conv2(norm_silu(y)))
+        return added(x, self.gate.over(self.conv2(norm_silu(y))))
 
 
 class MobileNetV2Cell(nn.Module):
@@ -62,16 +85,19 @@ class MobileNetV2Cell(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = MOBILENET_EXPANSION * channels
-        self.expand = nn.Conv2d(channels, hidden, 1)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.expand = Conv2d(channels, hidden, 1)
+        self.depthwise = Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.gate = SqueezeExcitation(hidden)
-        self.project = nn.Conv2d(hidden, channels, 1)
+        self.project = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
+        return in_parts(self._forward, x, channels=self.expand.out_channels)
+
+    def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
         y = self.depthwise(norm_silu(y))
-        return x + self.project(self.gate(norm_silu(y)))
+        return added(x, self.project(self.gate.over(norm_silu(y))))
 
 
 class TopDownCell(nn.Module):
@@ -80,16 +106,19 @@ class TopDownCell(nn.Module):
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
         hidden = expansion * channels
-        self.expand = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.depthwise = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
+        self.expand = Conv2d(channels, hidden, 3, padding=1)
+        self.depthwise = Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
         self.gate = SqueezeExcitation(hidden)
-        self.project = nn.Conv2d(hidden, channels, 1)
+        self.project = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
+        return in_parts(self._forward, x, channels=self.expand.out_channels)
+
+    def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
         y = self.depthwise(norm_silu(y))
-        return x + self.project(self.gate(norm_silu(y)))
+        return added(x, self.project(self.gate.over(norm_silu(y))))
 
 
 class UpConvolution(nn.Module):
@@ -97,10 +126,11 @@ class UpConvolution(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.conv = Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, 2H, 2W)."""
+        x = laid_out(x, scale=2)
         return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
 
 
@@ -109,20 +139,23 @@ class ExpertHead(nn.Module):
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(2 * channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.gate = SqueezeExcitation(channels)
         self.project = pointwise(channels, latent_channels)
 
     def forward(self, feature: Tensor, skip: Tensor) -> Tensor:
         """Two (B, C, H, W) to (B, 2 L, H, W): L channels of mean, L of log-std."""
+        return in_parts(self._forward, feature, skip, channels=2 * feature.shape[1])
+
+    def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
         y = self.conv1(norm_silu(torch.cat((feature, skip), 1)))
-        return self.project(self.gate(self.conv2(norm_silu(y))))
+        return self.project(self.gate.over(self.conv2(norm_silu(y))))
 
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:
     """A weight-normed 1x1 convolution without bias to mean and log-std: the last layer of every expert and prior."""
-    return weight_norm(nn.Conv2d(channels, 2 * latent_channels, 1, bias=False))
+    return weight_norm(Conv2d(channels, 2 * latent_channels, 1, bias=False))
 
 
 class ResidualBlock(nn.Module):
@@ -130,13 +163,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv1 = Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        y = F.relu(instance_norm(self.conv1(x)))
-        return x + instance_norm(self.conv2(y))
+        y = F.relu(instance_norm(self.conv1(x)), inplace=without_gradients(x))
+        return added(x, instance_norm(self.conv2(y)))
 
 
 class ImageHead(nn.Module):
@@ -145,12 +178,15 @@ class ImageHead(nn.Module):
     def __init__(self, channels_in: int, blocks: int, width: int | None = None) -> None:
         super().__init__()
         width = width or channels_in
-        self.widen = nn.Conv2d(channels_in, width, 1) if width != channels_in else nn.Identity()
+        self.widen = Conv2d(channels_in, width, 1) if width != channels_in else nn.Identity()
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.conv = nn.Conv2d(width, width, 7, padding=3, padding_mode="reflect")
-        self.to_image = nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
+        self.conv = Conv2d(width, width, 7, padding=3, padding_mode="reflect")
+        self.to_image = Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
 
     def forward(self, z1: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 1, H, W)."""
+        return in_parts(self._forward, z1.contiguous(), channels=self.conv.out_channels)
+
+    def _forward(self, z1: Tensor) -> Tensor:
         y = self.conv(self.blocks(self.widen(z1)))
-        return self.to_image(F.leaky_relu(instance_norm(y), 0.2)).float().tanh()
+        return self.to_image(F.leaky_relu(instance_norm(y), 0.2, inplace=without_gradients(y))).float().tanh()

@@ -77,6 +77,26 @@ def check_subset(known: tuple[Modality, ...], names: Iterable[Modality], what: s
     return names
 
 
+def check_rows(known: tuple[Modality, ...], rows: Mapping[Modality, Tensor], batch_size: int) -> dict[Modality, Tensor]:
+    """Return which rows observe which modality as a dict, or say what does not fit.
+
+    Raises:
+        InputError: A modality that is not in `known`, or a mask that is not bool (B,).
+    """
+    check_subset(known, rows, "observed")
+    for modality, mask in rows.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (batch_size,):
+            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise InputError(
+                explain(
+                    f"the rows that observe {modality!r} are no mask",
+                    got=found,
+                    expected=f"a bool tensor of shape ({batch_size},)",
+                )
+            )
+    return dict(rows)
+
+
 def temperatures(config: MHVAEConfig, temperature: float | Mapping[Level, float]) -> dict[Level, float]:
     """One temperature per level from a number or a dict; levels that the dict does not name get 1."""
     given = temperature if isinstance(temperature, Mapping) else dict.fromkeys(config.level_names, temperature)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from mhvae_kit.config import Level, Modality
 from mhvae_kit.gaussian import Gaussian
-from mhvae_kit.networks.backbone import Encoding, MultimodalVAE, Subset, Synthesis
+from mhvae_kit.networks.backbone import Encoding, MultimodalVAE, ObservedRows, Subset, Synthesis
 from mhvae_kit.networks.blocks import ExpertHead, pointwise
 
-__all__ = ["MHVAE", "Encoding", "Subset", "Synthesis"]
+__all__ = ["MHVAE", "Encoding", "ObservedRows", "Subset", "Synthesis"]
 
 
 class MHVAE(MultimodalVAE):
@@ -46,7 +46,7 @@ class MHVAE(MultimodalVAE):
         return self._gaussian(self.prior_head[level](feature))
 
     def _experts(
-        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset]
+        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset | ObservedRows]
     ) -> list[dict[Modality, Gaussian]]:
         """One dict of experts a subset; all (subset, modality) pairs go through the shared head as one batch."""
         pairs = [(i, m) for i, subset in enumerate(subsets) for m in subset]

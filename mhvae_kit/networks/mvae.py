@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from mhvae_kit.config import Level
 from mhvae_kit.networks.backbone import MultimodalVAE
 from mhvae_kit.networks.blocks import SqueezeExcitation, norm_silu
+from mhvae_kit.networks.convolution import Conv2d
 
 
 class NarrowingBlock(nn.Module):
@@ -17,10 +18,10 @@ class NarrowingBlock(nn.Module):
 
     def __init__(self, channels: int, channels_out: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.gate = SqueezeExcitation(channels)
-        self.project = weight_norm(nn.Conv2d(channels, channels_out, 1, bias=False))
+        self.project = weight_norm(Conv2d(channels, channels_out, 1, bias=False))
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C_out, H, W)."""

@@ -25,7 +25,7 @@ def batch_of_step(
         device: Where the images are wanted.
     Returns:
         "images": by modality, (B, 1, H, W) in [-1, 1]; "fov": bool (B, 1, H, W), both mirrored left to right as drawn;
-        "sources": (case, slice) of each.
+        "present": by modality, bool (B,), which slices have it; "sources": (case, slice) of each.
     """
     indices = slices_of_step(config, step, len(slices))
     flips = flips_of_step(config, step)
@@ -38,5 +38,6 @@ def batch_of_step(
     return {
         "images": {m: placed(x) for m, x in items["images"].items()},
         "fov": placed(items["fov"]),
+        "present": {m: has.to(device) for m, has in items["present"].items()},
         "sources": [(case, int(k)) for case, k in zip(items["case"], items["slice"], strict=True)],
     }

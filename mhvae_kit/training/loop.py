@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ from mhvae_kit.training.folder import (
 )
 from mhvae_kit.training.live import LiveCurves
 from mhvae_kit.training.logs import TrainingLog
-from mhvae_kit.training.schedule import first_step, stage_at
+from mhvae_kit.training.schedule import first_step, missing_images, stage_at
 from mhvae_kit.training.state import TrainingState, read_checkpoint, write_checkpoint
 from mhvae_kit.training.step import Batch, train_step
 from mhvae_kit.training.validation import validate
@@ -53,7 +54,8 @@ def train(
     Args:
         config: What to train and how.
         run_dir: A new folder, or that of a run with the same config.
-        dataset: Where the slices come from; None = the phantom of the config's preset.
+        dataset: Where the slices come from; None = the phantom of the config's preset. Validation takes the patients
+            that have every image.
         data_dir: Cache folder of the phantom; None = the default.
     Raises:
         InputError: The folder belongs to a run with another config, or batch and processes do not fit.
@@ -129,13 +131,36 @@ def _load_data(config: TrainingConfig, data_dir: str | Path | None, processes: P
     return dataset if processes.is_first else load_phantom(cohort, show_progress=False, **options)
 
 
+def _lacking(config: TrainingConfig, dataset: PhantomDataset, split: str) -> dict[str, tuple[str, ...]]:
+    """By case of a split, the images it lacks: never taken, or left out as the config says.
+
+    Raises:
+        InputError: A training case lacks an image, and the objective needs them all.
+    """
+    lacking = missing_images(config, dataset.case_ids(split), getattr(dataset, "absent", None))
+    if lacking and split == "train" and config.objective != "mmhvae":
+        case = next(iter(lacking))
+        raise InputError(
+            explain(
+                f"objective {config.objective} needs every image of every training patient",
+                got=f"{len(lacking)} that lack some, first {case} without {', '.join(lacking[case])}",
+                mend="take the objective mmhvae, or fewer modalities",
+            )
+        )
+    return lacking
+
+
 class Trainer:
     """The loop over steps: batches in, logs, checkpoints and validation out."""
 
     def __init__(self, config: TrainingConfig, folder: Path, dataset: PhantomDataset, processes: Processes) -> None:
         self.config, self.folder, self.dataset, self.processes = config, folder, dataset, processes
-        self.slices = SliceDataset(dataset, "train", config.model.modalities)
-        self.validation = SliceDataset(dataset, "validation", config.model.modalities)
+        names = config.model.modalities
+        self.lacking = _lacking(config, dataset, "train")
+        self.slices = SliceDataset(dataset, "train", names, absent=self.lacking)
+        incomplete = _lacking(dataclasses.replace(config, missing=0.0), dataset, "validation")
+        complete = [case for case in dataset.case_ids("validation") if case not in incomplete]
+        self.validation = SliceDataset(dataset, "validation", names, complete)
         self.share = processes.share(config.batch_size)
         self.state = TrainingState(config, processes.device)
         self.started = time.monotonic()
@@ -178,7 +203,7 @@ class Trainer:
     def _batch(self) -> Batch:
         """This process's part of the step's slices, mirrored as drawn."""
         items = batch_of_step(self.slices, self.config, self.state.step, self.share, self.processes.device)
-        return Batch(items["images"], list(self.share), items["sources"])
+        return Batch(items["images"], list(self.share), items["sources"], items["present"])
 
     def _average(self, values: dict[str, float]) -> dict[str, float]:
         stacked = self.processes.average(torch.tensor(list(values.values()), device=self.processes.device))
@@ -214,6 +239,7 @@ class Trainer:
             "data": self.dataset.name,
             "data_digest": self.dataset.digest,
             "training_cases": self.dataset.case_ids("train"),
+            "missing_images": {case: list(names) for case, names in self.lacking.items()},
             "steps": self.state.step,
             "seed": self.config.seed,
             "gan": self.config.gan,

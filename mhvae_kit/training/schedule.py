@@ -1,5 +1,7 @@
 """What depends on the step alone: stage, weights, learning rate, order of the slices, flips, noise, subsets.
 
+And what depends on the patient alone: which images are missing.
+
 Nothing here keeps a state: everything random is a pure function of (seed, step, position). That is what makes
 resuming exact, and one process equal to many.
 """
@@ -9,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from mhvae_kit.config import Level, TrainingConfig
-from mhvae_kit.networks.mhvae import MHVAE, Subset
+from mhvae_kit.config import Level, Modality, TrainingConfig
+from mhvae_kit.networks.mhvae import MHVAE, ObservedRows, Subset
 
 Stage = Literal["reconstruction", "kl_ramp", "adversarial"]
 
@@ -95,6 +98,74 @@ def subsets_of_step(config: TrainingConfig, step: int) -> list[Subset]:
         len(every), (config.subsets_per_step,), generator=local_generator(config.seed, "subsets", step)
     )
     return [every[i] for i in drawn.tolist()]
+
+
+def mixture_of_step(
+    config: TrainingConfig, step: int, positions: Sequence[int], present: Mapping[Modality, Tensor]
+) -> list[ObservedRows]:
+    """The three passes of "mmhvae" for some positions of a step's batch, slice by slice as far as it has the images.
+
+    All that the slice's patient has; `config.alone` by itself; and a non-empty subset of the others, each of those that
+    the patient has drawn alike. A slice that lacks what a pass is about observes nothing in it.
+
+    Args:
+        config: Names the image that is observed alone, and the seed.
+        step: Counted from 0.
+        positions: Where each slice stands in the step's global batch.
+        present: By modality, bool (B,): which of these slices have it.
+    Returns:
+        By pass and modality, bool (B,), on the device of `present`.
+    Source:
+        Dorent et al., MMHVAE; ReubenDo/MMHVAE:train.py visits every subset of the others, with a step for each.
+    """
+    others = [m for m in config.model.modalities if m != config.alone]
+    known = {m: present[m].tolist() for m in others}
+    having = [[m for m in others if known[m][row]] for row in range(len(positions))]
+    drawn = [_drawn_subset(config, step, p, names) for p, names in zip(positions, having, strict=True)]
+    device = present[config.alone].device
+    return [
+        dict(present),
+        {config.alone: present[config.alone]},
+        {m: torch.tensor([m in subset for subset in drawn], device=device) for m in others},
+    ]
+
+
+def _drawn_subset(config: TrainingConfig, step: int, position: int, names: Sequence[Modality]) -> Subset:
+    """A non-empty subset of `names`, each with the same probability; the empty one if there are no names."""
+    if not names:
+        return ()
+    generator = local_generator(config.seed, "mixture", step, position)
+    number = int(torch.randint(1, 2 ** len(names), (), generator=generator))
+    return tuple(m for bit, m in enumerate(names) if number >> bit & 1)
+
+
+def missing_images(
+    config: TrainingConfig, cases: Iterable[str], absent: Mapping[str, Iterable[Modality]] | None = None
+) -> dict[str, tuple[Modality, ...]]:
+    """Which images each case lacks in training: each it has is left out with probability `config.missing`, never all.
+
+    A draw depends on the seed, the case and the modality alone. Where it would take every image, one of them, each
+    with the same probability, stays.
+
+    Args:
+        config: Names seed, probability and modalities.
+        cases: Training cases.
+        absent: By case, images that were never taken.
+    Returns:
+        By case, the images it lacks, in the order of the config; cases that lack none are left out.
+    """
+    lacking = {}
+    for case in cases:
+        never = set((absent or {}).get(case, ()))
+        draws = {
+            m: float(torch.rand((), generator=local_generator(config.seed, "missing", case, m), dtype=torch.float64))
+            for m in config.model.modalities
+            if m not in never
+        }
+        kept = max(draws, key=draws.__getitem__, default=None)
+        left_out = never | {m for m, draw in draws.items() if draw < config.missing and m != kept}
+        lacking[case] = tuple(m for m in config.model.modalities if m in left_out)
+    return {case: names for case, names in lacking.items() if names}
 
 
 def noise_of_step(

@@ -12,17 +12,29 @@ from torch import Tensor
 
 from mhvae_kit.config import Modality, Objective, TrainingConfig
 from mhvae_kit.losses import discriminator_loss, elbo_terms, generator_adversarial, synthetic_images
-from mhvae_kit.networks.mhvae import Subset
+from mhvae_kit.networks.mhvae import ObservedRows, Subset
 from mhvae_kit.training.distributed import Processes
+from mhvae_kit.training.mixture import (
+    SyntheticRows,
+    discriminator_by_row,
+    generator_by_row,
+    mean_error,
+    mixture_loss,
+    pass_shares,
+    synthetic_rows,
+)
 from mhvae_kit.training.schedule import (
     first_step,
     kl_weight_at,
     learning_rate_at,
+    mixture_of_step,
     noise_of_step,
     stage_at,
     subsets_of_step,
 )
 from mhvae_kit.training.state import TrainingState, check_finite
+
+Fakes = dict[Modality, Tensor] | dict[Modality, SyntheticRows]
 
 
 @dataclass(frozen=True)
@@ -33,17 +45,32 @@ class Batch:
         images: By modality, (B, 1, H, W) in [-1, 1], on the training device.
         positions: Where each slice stands in the step's global batch; names its noise.
         sources: (case, slice) of each, for messages.
+        present: By modality, bool (B,): which slices have it; what the others hold is background. None = all.
     """
 
     images: dict[Modality, Tensor]
     positions: list[int]
     sources: list[tuple[str, int]]
+    present: dict[Modality, Tensor] | None = None
+
+    def having(self) -> dict[Modality, Tensor]:
+        """By modality, bool (B,): which slices have it."""
+        everywhere = torch.ones(len(self.positions), dtype=torch.bool)
+        return self.present or {m: everywhere.to(x.device) for m, x in self.images.items()}
 
     def parts(self, n: int) -> list[Batch]:
         """Cut into at most `n` batches of nearly equal size."""
         size = -(-len(self.positions) // n)
         cuts = [slice(i, i + size) for i in range(0, len(self.positions), size)]
-        return [Batch({m: x[c] for m, x in self.images.items()}, self.positions[c], self.sources[c]) for c in cuts]
+        return [
+            Batch(
+                {m: x[c] for m, x in self.images.items()},
+                self.positions[c],
+                self.sources[c],
+                {m: has[c] for m, has in self.present.items()} if self.present else None,
+            )
+            for c in cuts
+        ]
 
 
 def train_step(state: TrainingState, batch: Batch, processes: Processes, folder: Path) -> dict[str, float]:
@@ -57,12 +84,14 @@ def train_step(state: TrainingState, batch: Batch, processes: Processes, folder:
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_at(config, state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    subsets = subsets_of_step(config, state.step)
+    mixture = config.objective == "mmhvae"
+    subsets = [] if mixture else subsets_of_step(config, state.step)
     values: dict[str, float] = {}
-    fakes: list[dict[Modality, Tensor]] = []
+    fakes: list[Fakes] = []
     for part in batch.parts(config.accumulate):
         share = len(part.positions) / len(batch.positions)
-        terms, fake = _backward(state, part, subsets, stage, share, folder)
+        passes = mixture_of_step(config, state.step, part.positions, part.having()) if mixture else subsets
+        terms, fake = _backward(state, part, passes, stage, share, folder)
         fakes.append(fake)
         for name, value in terms.items():
             values[name] = values.get(name, 0.0) + share * value
@@ -77,27 +106,39 @@ def train_step(state: TrainingState, batch: Batch, processes: Processes, folder:
 
 
 def _backward(
-    state: TrainingState, part: Batch, subsets: Sequence[Subset], stage: str, share: float, folder: Path
-) -> tuple[dict[str, float], dict[Modality, Tensor]]:
+    state: TrainingState,
+    part: Batch,
+    passes: Sequence[Subset | ObservedRows],
+    stage: str,
+    share: float,
+    folder: Path,
+) -> tuple[dict[str, float], Fakes]:
     """Forward and backward of one part of the batch; gradients add up. Returns the terms and the synthetic images."""
     config, model = state.config, state.model
     device = next(model.parameters()).device
-    noise = noise_of_step(config, model, state.step, part.positions, len(subsets), device)
+    mixture = config.objective == "mmhvae"
+    noise = noise_of_step(config, model, state.step, part.positions, len(passes), device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         encoding = model.encode(part.images)
-        syntheses = model.decode_subsets(encoding, subsets, noise=noise)
-        fake = synthetic_images(syntheses, config.model.modalities)
+        syntheses = model.decode_subsets(encoding, passes, noise=noise)
+        if mixture:
+            fake, judge = synthetic_rows(syntheses, part.having()), generator_by_row
+        else:
+            fake, judge = synthetic_images(syntheses, config.model.modalities), generator_adversarial
         adversarial = None
         if stage == "adversarial":
             state.critics.requires_grad_(False)
-            adversarial = generator_adversarial(state.critics, fake)
+            adversarial = judge(state.critics, fake)
             state.critics.requires_grad_(True)
-    options = _loss_options(config)
+    options = _loss_options(config) | ({"present": part.having()} if mixture else {})
     terms = [elbo_terms(s, scored_images(config.objective, s.observed, part.images), **options) for s in syntheses]
     weight = kl_weight_at(config, state.step)
-    losses = torch.stack([t.negative_elbo(weight) for t in terms])
-    shares = losses.new_tensor(pass_weights(config, subsets))
-    loss = (shares * losses).sum()
+    if mixture:
+        loss = mixture_loss(terms, pass_shares(config, passes), weight)
+    else:
+        losses = torch.stack([t.negative_elbo(weight) for t in terms])
+        shares = losses.new_tensor(pass_weights(config, passes))
+        loss = (shares * losses).sum()
     if adversarial is not None:
         loss = loss + config.adversarial_weight * adversarial
     record = _record(config, part, syntheses, terms, adversarial, loss)
@@ -121,14 +162,14 @@ def scored_images(objective: Objective, observed: Subset, images: Mapping[Modali
     in the sum of ELBOs that the objective is.
 
     Args:
-        objective: "mhvae": all of them; "wu2018": the subset's own.
+        objective: "mhvae": all of them; "wu2018": the subset's own; "mmhvae": all of them, where they are present.
         observed: The subset.
         images: By modality, all images of the batch.
     Source:
         Wu & Goodman, "Multimodal Generative Models for Scalable Weakly-Supervised Learning", NeurIPS 2018;
         mhw32/multimodal-vae-public:celeba/train.py.
     """
-    return {m: image for m, image in images.items() if objective == "mhvae" or m in observed}
+    return {m: image for m, image in images.items() if objective != "wu2018" or m in observed}
 
 
 def pass_weights(config: TrainingConfig, subsets: Sequence[Subset]) -> list[float]:
@@ -160,8 +201,13 @@ def _record(
     kl = {f"kl_{level}": value.mean() for level, value in terms[fullest].kl.items()}
     record["kl_nats"] = torch.stack(list(kl.values())).sum()
     record.update(sorted(kl.items()))
-    if len(config.model.modalities) > 2:  # the subsets change from step to step; a CSV needs fixed columns
+    mixture = config.objective == "mmhvae"
+    if len(config.model.modalities) > 2 or mixture:  # the subsets change with the step; a CSV needs fixed columns
         record = {k: v for k, v in record.items() if not k.startswith("l1_")}
+    if mixture:
+        shares = pass_shares(config, [s.rows for s in syntheses])
+        record["l1"] = mean_error(syntheses, part.images, part.having(), shares)
+    elif len(config.model.modalities) > 2:
         record["l1"] = torch.stack(
             [(s.images[m] - x).abs().mean() for s in syntheses for m, x in part.images.items()]
         ).mean()
@@ -184,7 +230,7 @@ def _apply(state: TrainingState, processes: Processes, batch: Batch, stage: str,
 def _critic_step(
     state: TrainingState,
     batch: Batch,
-    fakes: list[dict[Modality, Tensor]],
+    fakes: list[Fakes],
     processes: Processes,
     stage: str,
     folder: Path,
@@ -199,8 +245,10 @@ def _critic_step(
     for part, fake in zip(batch.parts(config.accumulate), fakes, strict=True):
         share = len(part.positions) / len(batch.positions)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = discriminator_loss(state.critics, part.images, fake)
-        saved = {"images": part.images, "fake": fake, "sources": [list(s) for s in part.sources]}
+            judge = discriminator_by_row if config.objective == "mmhvae" else discriminator_loss
+            loss = judge(state.critics, part.images, fake)
+        made = {m: x.images if isinstance(x, SyntheticRows) else x for m, x in fake.items()}
+        saved = {"images": part.images, "fake": made, "sources": [list(s) for s in part.sources]}
         check_finite({"discriminator loss": loss}, saved, folder, stage, state.step)
         (share * loss).backward()
         total += share * loss.item()

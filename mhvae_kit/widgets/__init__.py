@@ -6,8 +6,9 @@ figure: `explorer.figure()`. Pictures are made in a thread of their own, newest 
 
 from __future__ import annotations
 
+from mhvae_kit.widgets.latents import numbered_noise
 from mhvae_kit.widgets.levels import LevelExplorer
 from mhvae_kit.widgets.product import ProductOfExpertsExplorer
 from mhvae_kit.widgets.synthesis import SynthesisExplorer
 
-__all__ = ["LevelExplorer", "ProductOfExpertsExplorer", "SynthesisExplorer"]
+__all__ = ["LevelExplorer", "ProductOfExpertsExplorer", "SynthesisExplorer", "numbered_noise"]

@@ -32,10 +32,10 @@ from mhvae_kit.widgets.pictures import Picture
 State = dict[str, Any]
 _log = logging.getLogger("mhvae_kit.widgets")
 _STATIC = "run this cell in Jupyter to bring the controls to life"
-# Plain dicts: a Layout made on import would open a widget in every notebook that imports this module.
 # Plain dicts: a Layout made here would be a widget of its own as soon as the module is imported.
 SLIDER = {"layout": {"width": "24rem"}, "style": {"description_width": "8rem"}}
 WIDE = {**SLIDER, "layout": {"width": "32rem"}}
+TICK = {"indent": False, "layout": {"width": "auto", "margin": "2px .6rem"}}  # apart, or a box seems its neighbour's
 
 
 class DescribedImage(widgets.Image):

@@ -25,6 +25,22 @@ def model_lock(model: MHVAE) -> threading.RLock:
     return _locks.setdefault(model, threading.RLock())
 
 
+def numbered_noise(model: MHVAE, number: int, levels: Iterable[Level] | None = None) -> dict[Level, Tensor]:
+    """The draws of an explorer's noise number, by level (1, ...): what a static figure needs to show the same states.
+
+    Args:
+        model: The model.
+        number: 0 is the noise an explorer starts with unless it is given another `seed`.
+        levels: Which levels; None = all.
+    """
+    draws = {}
+    for level in model.config.level_names if levels is None else levels:
+        # The level is part of the seed: with one number for all, two levels of a size would get the same draws.
+        generator = torch.Generator().manual_seed(1000 * number + int(level[1:]))
+        draws[level] = torch.randn(1, *model.config.latent_shape(level), generator=generator)
+    return draws
+
+
 class Latents:
     """Encodes and decodes slices for an explorer. All randomness comes from numbers in the explorer's state.
 
@@ -52,13 +68,9 @@ class Latents:
     def noise(self, level: Level, number: int) -> Tensor:
         """The standard-normal draw of a level that belongs to a number, (1, ...): the same whenever it is asked."""
 
-        def make() -> Tensor:
-            # The level is part of the seed: with one number for all, two levels of a size would get the same draws.
-            generator = torch.Generator().manual_seed(1000 * number + int(level[1:]))
-            return torch.randn(1, *self.model.config.latent_shape(level), generator=generator)
-
         with self.lock:
-            return self._noises.get((level, number), make).to(self.device)
+            draw = self._noises.get((level, number), lambda: numbered_noise(self.model, number, [level])[level])
+            return draw.to(self.device)
 
     def encoding(self, case: str, index: int, observed: Iterable[Modality]) -> Encoding:
         """The encoding of one slice, (1, ...); nothing observed gives the one that leaves the prior alone."""

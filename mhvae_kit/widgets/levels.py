@@ -12,11 +12,12 @@ import torch
 
 from mhvae_kit.config import Level, Modality
 from mhvae_kit.data.slices import CaseVolumes
+from mhvae_kit.figures.style import modality_label as shown
 from mhvae_kit.levels import experiments
 from mhvae_kit.networks.mhvae import MHVAE
 from mhvae_kit.widgets.base import SLIDER, State, one_of, whole_between
 from mhvae_kit.widgets.pictures import Panel, round_limit
-from mhvae_kit.widgets.slice_explorer import MAX_NOISE, ROW, SliceExplorer, shown
+from mhvae_kit.widgets.slice_explorer import MAX_NOISE, ROW, SliceExplorer
 
 Action = Literal["resample", "swap", "prior"]
 _ACTIONS: dict[Action, str] = {
@@ -202,11 +203,11 @@ class LevelExplorer(SliceExplorer):
         inside = self._inside(state)
         panels = [Panel(f"{target}, the truth" if truth is not None else "no truth", truth), Panel("before", before)]
         if state["action"] == "resample":
-            moved = np.where(inside, after.std(axis=0, ddof=1), 0.0)
+            moved = np.where(inside, after.std(axis=0, ddof=1), np.nan)
             panels.append(Panel(f"{level} drawn again", after[0]))
             panels.append(Panel(f"std over {state['draws']} draws", moved, "deviation", round_limit(moved)))
             return panels
-        change = np.where(inside, after[0] - before, 0.0)
+        change = np.where(inside, after[0] - before, np.nan)
         word = "of the other slice" if state["action"] == "swap" else "from its prior"
         panels.append(Panel(f"{level} {word}", after[0]))
         panels.append(Panel("after - before", change, "difference", round_limit(change)))

@@ -36,7 +36,7 @@ class Panel:
 
     Args:
         title: Short text above it.
-        values: (H, W) floats; None leaves the panel empty, with `title` saying why.
+        values: (H, W) floats; NaN is left blank; None leaves the panel empty, with `title` saying why.
         kind: "grey" (-1 to 1), "difference" (-limit to limit) or "deviation" (0 to limit).
         limit: End of the colour scale, in intensities of [-1, 1]; what lies beyond takes the end colour.
     """
@@ -72,8 +72,9 @@ class Picture:
 
 
 def round_limit(values: np.ndarray) -> float:
-    """End of a colour scale for these values: the first of 0.01, 0.02, 0.05, ... 2 that holds 99.5 % of them."""
-    reach = float(np.quantile(np.abs(values), 0.995)) if values.size else 0.0
+    """End of a colour scale for these values: the first of 0.01, 0.02, 0.05, ... 2 that holds 99.5 % of the finite."""
+    finite = values[np.isfinite(values)]
+    reach = float(np.quantile(np.abs(finite), 0.995)) if finite.size else 0.0
     return next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if reach <= step), 2.0)
 
 
@@ -92,8 +93,9 @@ def _font() -> ImageFont.FreeTypeFont:
 def coloured(panel: Panel) -> np.ndarray:
     """The panel's pixels as uint8 (H, W, 3)."""
     low, high = panel.range
-    index = np.clip((panel.values - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
-    return _colours(panel.kind)[index]
+    blank = np.isnan(panel.values)
+    index = np.clip((np.where(blank, low, panel.values) - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+    return np.where(blank[..., None], np.uint8(_EMPTY), _colours(panel.kind)[index])
 
 
 def panel_size(shape: tuple[int, int], spacing_mm: tuple[float, float]) -> tuple[int, int]:

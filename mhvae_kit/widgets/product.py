@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,21 +15,31 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mhvae_kit.errors import InputError, explain
-from mhvae_kit.figures.style import LABEL_PT, NEUTRAL_COLOUR, SMALL_PT, modality_colour, new_figure, plain_axes
+from mhvae_kit.figures.style import (
+    LABEL_PT,
+    RULE_COLOURS,
+    RULE_NAMES,
+    RULE_STYLES,
+    SMALL_PT,
+    factor_looks,
+    modality_label,
+    new_figure,
+    plain_axes,
+)
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
-from mhvae_kit.widgets.base import SLIDER, Explorer, State, number_between, one_of
+from mhvae_kit.widgets.base import SLIDER, TICK, Explorer, State, number_between, one_of
 from mhvae_kit.widgets.pictures import Picture, to_png
 
 Rule = Literal["precision", "scale", "both"]
 _RULES: dict[Rule, str] = {
     "precision": "1/variance adds (exact)",
     "scale": "1/std adds (released code)",
-    "both": "both, side by side",
+    "both": "both rules",
 }
-_CURVES = {"precision": ("#000000", "-"), "scale": ("#8C6D31", "--")}
 MEAN_LIMIT, STD_LIMITS = 5.0, (0.1, 3.0)
 _GRID = np.linspace(-2 * MEAN_LIMIT, 2 * MEAN_LIMIT, 1201)
 _SIZE_IN, _DPI = (6.4, 3.5), 90
+_BAR_EM, _BAR_PRECISION = 20.0, 8.0  # width of the bars; what it stands for at the least
 _EXAMPLE = {"t2": (1.0, 0.5), "us": (-1.0, 0.7)}
 
 
@@ -67,7 +77,7 @@ class ProductOfExpertsExplorer(Explorer):
         )
         self._sliders = {"prior": _pair("prior"), **{name: _pair(name) for name in wanted["experts"]}}
         self._present = {
-            name: widgets.Checkbox(description=f"{name} is observed", indent=False, layout={"width": "auto"})
+            name: widgets.Checkbox(description=f"{modality_label(name)} is observed", **TICK)
             for name in wanted["experts"]
         }
         self._rule = widgets.Dropdown(description="rule", options=[(t, r) for r, t in _RULES.items()], **SLIDER)
@@ -160,35 +170,32 @@ class ProductOfExpertsExplorer(Explorer):
     def _draw(self, axes: Any, state: State) -> None:
         """All curves on one axis."""
         plain_axes(axes)
-        curves = [("prior", *state["prior"], NEUTRAL_COLOUR, ":")]
+        looks = factor_looks(state["experts"])
+        curves = [("prior", *state["prior"], {**looks["prior"], "linewidth": 1.4})]
         curves += [
-            (name, e["mean"], e["std"], modality_colour(name), "-")
+            (modality_label(name), e["mean"], e["std"], {**looks[name], "linewidth": 1.4})
             for name, e in state["experts"].items()
             if e["present"]
         ]
-        results = self.results(state)
-        several = len(results) > 1
         curves += [
-            (f"product, {rule}" if several else "product", *result, *_CURVES[rule]) for rule, result in results.items()
+            (RULE_NAMES[rule], *result, {"color": RULE_COLOURS[rule], "linestyle": RULE_STYLES[rule], "linewidth": 2.4})
+            for rule, result in self.results(state).items()
         ]
         highest = 0.0
-        for label, mean, std, colour, style in curves:
+        for label, mean, std, look in curves:
             density = np.exp(-0.5 * ((_GRID - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
             highest = max(highest, float(1 / (std * np.sqrt(2 * np.pi))))
-            wide = 2.4 if label.startswith("product") else 1.4
-            axes.plot(_GRID, density, color=colour, linestyle=style, linewidth=wide, label=label)
+            axes.plot(_GRID, density, label=label, **look)
         axes.set_xlim(-MEAN_LIMIT, MEAN_LIMIT)
         axes.set_ylim(0, next(top for top in (0.5, 1, 2, 4, 8, 16) if highest <= 0.98 * top))
         axes.set_xlabel("z", fontsize=LABEL_PT)
         axes.set_ylabel("density", fontsize=LABEL_PT)
-        axes.legend(fontsize=SMALL_PT, loc="upper right")
+        axes.legend(fontsize=SMALL_PT, loc="upper right", handlelength=3)
 
     def _summary(self, state: State) -> str:
-        present = [name for name, e in state["experts"].items() if e["present"]]
-        results = self.results(state)
+        present = [modality_label(name) for name, e in state["experts"].items() if e["present"]]
         named = [
-            f"{'product' if len(results) == 1 else rule}: mean {mean:.3f}, std {std:.3f}"
-            for rule, (mean, std) in results.items()
+            f"{RULE_NAMES[rule]}: mean {mean:.3f}, std {std:.3f}" for rule, (mean, std) in self.results(state).items()
         ]
         return (
             f"prior × {' × '.join(present)} · {' · '.join(named)}" if present else f"prior alone · {' · '.join(named)}"
@@ -199,8 +206,9 @@ def _pair(name: str) -> tuple[widgets.FloatSlider, widgets.FloatSlider]:
     """Sliders for mean and standard deviation of one Gaussian."""
     low, high = STD_LIMITS
     options = {"layout": widgets.Layout(width="20rem"), "style": {"description_width": "6rem"}, "step": 0.05}
-    mean = widgets.FloatSlider(description=f"{name} mean", value=0.0, min=-MEAN_LIMIT, max=MEAN_LIMIT, **options)
-    return mean, widgets.FloatSlider(description=f"{name} std", value=1.0, min=low, max=high, **options)
+    shown = modality_label(name)
+    mean = widgets.FloatSlider(description=f"{shown} mean", value=0.0, min=-MEAN_LIMIT, max=MEAN_LIMIT, **options)
+    return mean, widgets.FloatSlider(description=f"{shown} std", value=1.0, min=low, max=high, **options)
 
 
 def _checked(name: str, mean: Any, std: Any) -> tuple[float, float]:
@@ -215,17 +223,18 @@ def _gaussian(mean: float, std: float) -> Gaussian:
 
 
 def _table(explorer: ProductOfExpertsExplorer, state: State) -> str:
-    """The numbers beside the picture: each factor's precision, and what the product makes of them."""
+    """The numbers beside the picture: each factor's precision as a number and as a bar, and what becomes of them."""
     rows = [("prior", *state["prior"], True)]
     rows += [(name, e["mean"], e["std"], e["present"]) for name, e in state["experts"].items()]
     lines, divergences = [], []
     for name, mean, std, present in rows:
-        lines.append((name, *((f"{mean:.2f}", f"{std:.2f}", f"{1 / std**2:.3f}") if present else ("absent", "–", "0"))))
-    prior = _gaussian(*state["prior"])
-    for rule, (mean, std) in explorer.results(state).items():
-        name = "product" if rule == "precision" else "1/std rule"
-        lines.append((name, f"{mean:.3f}", f"{std:.3f}", f"{1 / std**2:.3f}"))
-        divergences.append(f"{name} {float(kl_divergence(_gaussian(mean, std), prior)):.3f} nats")
+        numbers = (f"{mean:.2f}", f"{std:.2f}", f"{1 / std**2:.3f}") if present else ("absent", "–", "0")
+        lines.append((modality_label(name), *numbers))
+    prior, results = _gaussian(*state["prior"]), explorer.results(state)
+    for rule, (mean, std) in results.items():
+        lines.append((RULE_NAMES[rule], f"{mean:.3f}", f"{std:.3f}", f"{1 / std**2:.3f}"))
+        nats = float(kl_divergence(_gaussian(mean, std), prior))
+        divergences.append(f"{RULE_NAMES[rule]} {nats:.3f} nats")
     head = "".join(f'<th scope="col" style="padding:0 .6rem">{cell}</th>' for cell in ("", "mean", "std", "1/variance"))
     body = "".join(
         f'<tr><th scope="row" style="text-align:left">{html.escape(name)}</th>'
@@ -234,4 +243,21 @@ def _table(explorer: ProductOfExpertsExplorer, state: State) -> str:
         for name, *cells in lines
     )
     table = f'<table style="line-height:1.6"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f"{table}<p>KL from the prior:<br>{'<br>'.join(map(html.escape, divergences))}</p>"
+    factors = {name: 1 / std**2 for name, _, std, present in rows if present}
+    bars = _bars(factors, {rule: 1 / std**2 for rule, (_, std) in results.items()})
+    return f"{table}{bars}<p>KL from the prior: {html.escape(', '.join(divergences))}</p>"
+
+
+def _bars(factors: Mapping[str, float], results: Mapping[str, float]) -> str:
+    """Precisions as bars: the factors' end to end, under them each result's. The table has the same as numbers."""
+    scale = _BAR_EM / max(_BAR_PRECISION, sum(factors.values()), *results.values())
+    looks = factor_looks([name for name in factors if name != "prior"])
+
+    def bar(parts: Iterable[tuple[str, float]]) -> str:
+        style = "display:inline-block;height:.9rem;box-sizing:border-box;border-right:1px solid #fff"
+        return "".join(f'<span style="{style};width:{scale * v:.3f}rem;background:{c}"></span>' for c, v in parts)
+
+    rows = [("factors, end to end", bar((looks[name]["color"], value) for name, value in factors.items()))]
+    rows += [(RULE_NAMES[rule], bar([(RULE_COLOURS[rule], value)])) for rule, value in results.items()]
+    lines = "".join(f'<div style="line-height:1.2">{name}</div><div>{drawn}</div>' for name, drawn in rows)
+    return f'<div aria-hidden="true" style="white-space:nowrap;margin:.5rem 0"><b>1/variance</b>{lines}</div>'

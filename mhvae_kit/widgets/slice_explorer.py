@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from mhvae_kit.config import Modality
 from mhvae_kit.data.slices import CaseVolumes
 from mhvae_kit.errors import InputError, explain
+from mhvae_kit.figures.style import modality_label as shown
 from mhvae_kit.metrics import psnr
 from mhvae_kit.networks.mhvae import MHVAE
-from mhvae_kit.widgets.base import SLIDER, WIDE, Explorer, State, number_between, one_of, whole_between
+from mhvae_kit.widgets.base import SLIDER, TICK, WIDE, Explorer, State, number_between, one_of, whole_between
 from mhvae_kit.widgets.latents import Latents
 from mhvae_kit.widgets.pictures import Panel, Picture, panel_figure, strip
 from mhvae_kit.widgets.sources import NiftiVolumes, Paths, Slices
@@ -138,9 +139,7 @@ class SliceExplorer(Explorer):
         self._case = widgets.Dropdown(description="patient", options=cases, **SLIDER)
         self._slice = widgets.IntSlider(description="slice", min=0, max=self.slices.count(cases[0][1]) - 1, **SLIDER)
         self._observed = {
-            m: widgets.Checkbox(
-                description=f"observe {shown(m)}", value=m in observed, indent=False, layout={"width": "auto"}
-            )
+            m: widgets.Checkbox(description=f"observe {shown(m)}", value=m in observed, **TICK)
             for m in self.slices.modalities
         }
         models = self.latents.model.config.modalities
@@ -262,11 +261,6 @@ def _one_scale(rows: Mapping[str, Sequence[Panel]]) -> dict[str, list[Panel]]:
     for panel in (panel for panels in rows.values() for panel in panels):
         limits[panel.kind] = max(limits.get(panel.kind, 0.0), panel.limit)
     return {name: [replace(panel, limit=limits[panel.kind]) for panel in panels] for name, panels in rows.items()}
-
-
-def shown(modality: Modality) -> str:
-    """A modality as it is written for readers: T2, US."""
-    return modality.upper() if len(modality) <= 3 else modality
 
 
 def _plain(value: Any) -> str:

@@ -9,15 +9,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from mhvae_kit.config import MHVAEConfig, Modality
+from mhvae_kit.data.nifti import check_axes, check_grid, eight_bit, fitted, open_nifti
 from mhvae_kit.data.slices import CaseVolumes, to_network
-from mhvae_kit.errors import DataError, InputError, MissingError, explain
+from mhvae_kit.errors import InputError, explain
 from mhvae_kit.widgets.latest import RecentlyUsed
 
-GRID_TOLERANCE_MM = 0.01
 KEPT_VOLUMES = 24
 Paths = Mapping[Modality, "str | Path"]
 
@@ -126,8 +124,7 @@ class NiftiVolumes:
     ) -> None:
         if not cases or not all(cases.values()):
             raise InputError(explain("no volume was given", expected='for example {"t2": "t2.nii.gz"}'))
-        if sorted(axes) != [0, 1, 2]:
-            raise InputError(explain("axes are not usable", got=axes, expected="rows, columns, slices: 0, 1 and 2"))
+        check_axes(axes)
         names = [set(paths) for paths in cases.values()]
         if any(other != names[0] for other in names):
             raise InputError(explain("the cases have different modalities", got=[sorted(n) for n in names]))
@@ -154,9 +151,9 @@ class NiftiVolumes:
         done = []
         for kind, given in paths.items():
             path = Path(given).expanduser()
-            image = _open(path)
+            image = open_nifti(path, whole=True)
             first = first if first is not None else image
-            _check_grid(path, image, first)
+            check_grid(path, image, first)
             array = np.asarray(image.dataobj).reshape(image.shape[:3]).transpose(axes)
             plain = array.dtype == np.uint8
             if kind == "fov":
@@ -171,62 +168,3 @@ class NiftiVolumes:
         if tuple(shape) != size:
             done.append(f"{size[0]} × {size[1]} about the centre of {shape[0]} × {shape[1]}")
         self.notes[case] = "; ".join([f"pixels {pixel[0]:.3g} × {pixel[1]:.3g} mm", *done])
-
-
-def fitted(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Cut or fill (with 0) each slice of (H, W, D) round its centre to `size`; nothing is resampled."""
-    for axis, wanted in enumerate(size):
-        spare = array.shape[axis] - wanted
-        if spare > 0:
-            start = spare // 2
-            array = array.take(range(start, start + wanted), axis=axis)
-        elif spare < 0:
-            before = -spare // 2
-            room = [(0, 0)] * array.ndim
-            room[axis] = (before, -spare - before)
-            array = np.pad(array, room)
-    return np.ascontiguousarray(array)
-
-
-def eight_bit(array: np.ndarray, name: str) -> np.ndarray:
-    """A volume as 8 bit: smallest to 99.95th percentile of the voxels above 0 onto 1..255, background (0) to 0.
-
-    Raises:
-        DataError: It holds NaN, infinity or values below 0, or nothing above 0.
-    """
-    values = np.asarray(array, dtype=np.float32)
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() <= 0:
-        found = "NaN or infinity" if not np.isfinite(values).all() else f"{values.min():g} to {values.max():g}"
-        mend = "shift the intensities so that the background, and only it, is 0"
-        raise DataError(explain(f"{name} cannot be mapped to 8 bit", got=found, expected="values from 0 up", mend=mend))
-    inside = values > 0
-    low, high = values[inside].min(), np.quantile(values[inside], 0.9995, method="lower")
-    scaled = 1.5 + 254.0 * (values - low) / max(float(high - low), 1e-6)
-    return np.where(inside, np.clip(scaled, 1, 255), 0).astype(np.uint8)
-
-
-def _open(path: Path) -> nib.Nifti1Image:
-    """Open a volume; the message names the file."""
-    if not path.is_file():
-        raise MissingError(explain(f"{path} is not there", mend="give the path of a .nii or .nii.gz file"))
-    try:
-        image = nib.load(path)
-        np.asarray(image.dataobj)  # a truncated file shows only when it is read
-    except (OSError, EOFError, ImageFileError, HeaderDataError, ValueError) as error:
-        raise DataError(explain(f"{path} cannot be read as NIfTI ({' '.join(str(error).split())})")) from error
-    if len(image.shape) < 3 or any(n != 1 for n in image.shape[3:]):
-        raise DataError(explain(f"{path} is not one volume", got=f"shape {image.shape}", expected="three axes"))
-    return image
-
-
-def _check_grid(path: Path, image: nib.Nifti1Image, first: nib.Nifti1Image) -> None:
-    """Refuse a volume that does not lie on the grid of the case's first one."""
-    apart = f"{image.shape[:3]}" if image.shape[:3] != first.shape[:3] else ""
-    if not apart:
-        far = [n - 1 for n in first.shape[:3]]
-        corners = np.array(np.meshgrid(*[(0, n) for n in far], [1], indexing="ij")).reshape(4, -1)
-        distance = float(np.abs((image.affine - first.affine) @ corners).max())
-        apart = f"corners {distance:.2f} mm apart" if not distance <= GRID_TOLERANCE_MM else ""
-    if apart:
-        mend = "resample all volumes of a patient to one grid first"
-        raise DataError(explain(f"{path} does not lie on the grid of the first volume", got=apart, mend=mend))

@@ -12,10 +12,11 @@ import numpy as np
 
 from mhvae_kit.config import Level, Modality
 from mhvae_kit.data.slices import CaseVolumes
+from mhvae_kit.figures.style import modality_label as shown
 from mhvae_kit.networks.mhvae import MHVAE
-from mhvae_kit.widgets.base import WIDE, State, number_between, one_of, whole_between
+from mhvae_kit.widgets.base import TICK, WIDE, State, number_between, one_of, whole_between
 from mhvae_kit.widgets.pictures import Panel
-from mhvae_kit.widgets.slice_explorer import MAX_NOISE, ROW, SliceExplorer, shown
+from mhvae_kit.widgets.slice_explorer import MAX_NOISE, ROW, SliceExplorer
 
 MAX_FACTOR = 2.0
 DIFFERENCE_LIMIT = 0.5
@@ -78,11 +79,8 @@ class SynthesisExplorer(SliceExplorer):
             )
             for level in self.latents.levels
         }
-        self._frozen = {
-            level: widgets.Checkbox(description=f"freeze {level}", indent=False, layout=auto)
-            for level in self.latents.levels
-        }
-        self._difference = widgets.Checkbox(description="difference from the truth", indent=False, layout=auto)
+        self._frozen = {level: widgets.Checkbox(description=f"freeze {level}", **TICK) for level in self.latents.levels}
+        self._difference = widgets.Checkbox(description="difference from the truth", **TICK)
         self._new_noise = widgets.Button(description="new noise", icon="refresh", layout=auto)
         self._new_noise.on_click(lambda _: self.new_noise())
         rows = []
@@ -158,7 +156,7 @@ class SynthesisExplorer(SliceExplorer):
         panels.append(Panel(f"made: {shown(target)}", made))
         if state["difference"]:
             truth = self._truth(state)
-            gap = None if truth is None else np.where(self._inside(state), made - truth, 0.0)
+            gap = None if truth is None else np.where(self._inside(state), made - truth, np.nan)
             title = "no truth to compare" if gap is None else "made - truth"
             panels.append(Panel(title, gap, "difference", DIFFERENCE_LIMIT))
         return panels

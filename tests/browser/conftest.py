@@ -24,7 +24,7 @@ import pytest
 from jupyter_page import Lab, LabServer
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-START_S = 90
+START_S = 180
 _said: list[str] = []
 
 
@@ -95,6 +95,7 @@ def server(executable, tmp_path_factory) -> Iterator[LabServer]:
     given = {name: str(home / folder) for name, folder in folders.items()}
     environment = {k: v for k, v in os.environ.items() if k != "MHVAE_HEADLESS"} | given
     options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--no-browser"]
+    options += ["--LabApp.expose_app_in_browser=True"]  # how tests ask the notebook which cells have run
     options += [f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}", "--allow-root"]
     log = home / "lab.log"
     with log.open("w") as sink:

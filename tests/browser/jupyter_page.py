@@ -6,12 +6,25 @@ import json
 import re
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# All limits are long: they end what hangs, and a test that passes never waits for them.
 RUN_S = 400
-PICTURE_S = 60
+PAGE_MS = 120_000
+PICTURE_S = 120
+# Of the notebook itself: cells out of view have no element on the page. A cell that waits or runs has no count.
+_CELLS = """() => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    const all = [...panel.content.model.cells].filter((c) => c.type === 'code' && c.sharedModel.getSource().trim());
+    const outputs = all.flatMap((c) => c.outputs.toJSON());
+    const error = outputs.find((o) => o.output_type === 'error');
+    const idle = panel.sessionContext.session?.kernel?.status === 'idle';
+    const ran = all.every((c) => c.executionCount !== null);
+    return error ? {error: error.ename + ': ' + error.evalue} : idle && ran && {error: null};
+}"""
 # Written by the page itself: when a key went down, and when each new picture was there to be seen.
 _WATCH = """(image) => {
     window.mhvae = {keys: [], pictures: []};
@@ -60,24 +73,22 @@ class Lab:
         """Copy a notebook into the server's folder, with parameters of its own, and open the copy."""
         node = json.loads(source.read_text(encoding="utf-8"))
         for cell in node["cells"]:
+            if cell["cell_type"] == "code":  # nothing that is kept in the file can be taken for what was run here
+                cell |= {"outputs": [], "execution_count": None}
             if "parameters" in cell["metadata"].get("tags", ()):
                 cell["source"] = _with_values("".join(cell["source"]), parameters)
         self.notebook = source.name
         (self.server.root / source.name).write_text(json.dumps(node), encoding="utf-8")
         address = f"{self.server.url}/lab/tree/{source.name}?reset&token={self.server.token}"
         self.page.goto(address, wait_until="domcontentloaded")
-        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-        self.page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=60_000)
+        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PAGE_MS)
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=PAGE_MS)
 
     def start_all(self) -> None:
         """Run > Run All Cells, once there is a kernel to run them: before that JupyterLab drops the command."""
-        self.page.locator(".jp-StatusBar-Left, #jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
+        self.page.locator(".jp-StatusBar-Left, #jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=PAGE_MS)
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-
-    def cells_wait(self) -> bool:
-        """Whether a cell runs or waits to be run."""
-        return self.page.locator(".jp-InputPrompt", has_text="[*]").count() > 0
 
     def run_all(self) -> None:
         """Run all cells, and wait until all have run."""
@@ -85,18 +96,9 @@ class Lab:
         self.wait_for_rest()
 
     def wait_for_rest(self) -> None:
-        """Wait until the kernel rests and no cell waits."""
-        end, restful = time.monotonic() + RUN_S, 0
-        self.page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[\d*]+\]")).first.wait_for(timeout=30_000)
-        while restful < 4:
-            assert time.monotonic() < end, f"{self.notebook} still runs after {RUN_S} s"
-            time.sleep(0.5)
-            state = self._kernel_state()
-            restful = restful + 1 if state == "idle" and not self.cells_wait() else 0
-
-    def _kernel_state(self) -> str:
-        sessions = [s for s in self.server.get("sessions") if s["path"].endswith(self.notebook)]
-        return sessions[0]["kernel"]["execution_state"] if sessions else "absent"
+        """Wait until every cell has run and the kernel rests; an error in a cell fails the test at once."""
+        found = self.page.wait_for_function(_CELLS, timeout=RUN_S * 1000, polling=200).json_value()
+        assert found["error"] is None, f"{self.notebook}: {found['error']}"
 
     def saved(self) -> dict[str, Any]:
         """The notebook as it is after saving."""
@@ -108,7 +110,6 @@ class Lab:
         while self.server.get(f"{path}?content=0")["last_modified"] == before:
             assert time.monotonic() < end, f"{self.notebook} was not saved"
             time.sleep(0.3)
-        time.sleep(0.5)
         return self.server.get(path)["content"]
 
     def explorers(self) -> list[Explorer]:
@@ -217,6 +218,13 @@ class Explorer:
             assert not status.startswith("no picture"), status
             calm = calm + 1 if status.startswith(("ready", "saved")) or not status else 0
             time.sleep(0.1)
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until something holds that the page must come to; say what did not when it does not."""
+        end = time.monotonic() + PICTURE_S
+        while not condition():
+            assert time.monotonic() < end, f"{what}: not so after {PICTURE_S} s; {self.title!r}, {self.status!r}"
+            time.sleep(0.05)
 
     def press(self, label: str, key: str) -> float:
         """Press a key on a slider; returns the milliseconds until the new picture was on the page."""

@@ -118,6 +118,26 @@ def test_an_image_that_is_not_8_bit():
         to_network(np.zeros((2, 2), np.float32))
 
 
+def test_an_absent_image_is_background_and_not_read(dataset):
+    del dataset.data["b"]["us"]
+    slices = SliceDataset(dataset, "train", absent={"b": ["us"], "elsewhere": ["t2"]})
+    batch = slices.batch([0, 4])
+    assert {m: has.tolist() for m, has in batch["present"].items()} == {"t2": [True, True], "us": [True, False]}
+    assert bool((batch["images"]["us"][1] == -1).all()) and batch["images"]["us"].shape == (2, 1, 4, 6)
+    assert slices[4]["present"] == {"t2": True, "us": False}
+    together = collate([slices[0], slices[4]])["present"]
+    assert all(torch.equal(together[m], has) for m, has in batch["present"].items())
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [({"a": ["ct"]}, r"absent images of a are unknown.*ct"), ({"b": ["us", "t2"]}, "b has no image at all.*leave")],
+)
+def test_absent_images_that_do_not_fit(dataset, absent, message):
+    with pytest.raises(InputError, match=message):
+        SliceDataset(dataset, "train", absent=absent)
+
+
 def test_collating_nothing_or_unlike_items(dataset):
     with pytest.raises(InputError, match="nothing to collate"):
         collate([])

@@ -205,6 +205,48 @@ def test_stacked_subsets_equal_single_ones():
         torch.testing.assert_close(stacked[i].kl["z1"], single.kl["z1"], atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("fusion", ["precision", "scale"])
+def test_rows_with_subsets_of_their_own_equal_single_ones(fusion):
+    config = dataclasses.replace(TINY, fusion=fusion, expert_bias=True)
+    model, images = tiny_model(config), tiny_images(config, n=3)
+    rows = {"us": torch.tensor([True, False, False]), "t2": torch.tensor([True, True, False])}
+    noise = model.draw_noise(6, generator())
+    together = model.decode_subsets(model.encode(images), [rows, ("us",)], noise=noise)
+    assert together[0].observed == ("us", "t2") and together[1].rows is None
+    for row, subset in enumerate([("us", "t2"), ("t2",), ()]):
+        one = model.encode({m: x[row : row + 1] for m, x in images.items()})
+        single = model.decode(one, subset, noise={k: v[row : row + 1] for k, v in noise.items()})
+        for m in images:
+            torch.testing.assert_close(together[0].images[m][row], single.images[m][0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together[0].kl["z1"][row], single.kl["z1"][0], atol=1e-3, rtol=1e-4)
+    assert together[0].kl["z1"][2].item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_rows_that_do_not_observe_an_image_give_it_no_gradient():
+    model = tiny_model()
+    images = {m: x.requires_grad_() for m, x in tiny_images(n=2).items()}
+    rows = {"us": torch.tensor([True, True]), "t2": torch.tensor([True, False])}
+    made = model.decode_subsets(model.encode(images), [rows], generator=generator())[0]
+    sum(x.square().sum() for x in made.images.values()).backward()
+    assert images["t2"].grad[0].any() and not images["t2"].grad[1].any()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"ct": torch.ones(2, dtype=torch.bool)}, "not there or twice.*ct"),
+        ({"us": torch.ones(3, dtype=torch.bool)}, r"observe 'us' are no mask.*\(3,\).*bool tensor of shape \(2,\)"),
+        ({"us": torch.ones(2)}, "no mask.*float32"),
+        ({"us": [True, False]}, "no mask.*list"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(rows, message):
+    model = tiny_model()
+    with pytest.raises(InputError, match=message):
+        model.decode_subsets(model.encode(tiny_images()), [rows])
+
+
 def test_same_generator_seed_same_draw():
     model, images = tiny_model(), tiny_images()
     first, second = (model(images, generator=generator(3)).images["us"] for _ in range(2))

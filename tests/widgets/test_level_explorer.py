@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mhvae_kit.errors import InputError
+from mhvae_kit.levels.experiments import redraw
+from mhvae_kit.widgets import numbered_noise
 
 
 def test_drawing_a_level_again_at_temperature_0_moves_nothing(levels):
@@ -26,7 +28,17 @@ def test_the_map_is_the_standard_deviation_over_the_draws(levels):
     state = {**levels.state, "level": "z1"}
     _, after = levels.images_of(state)
     fov = levels.slices.fov(state["case"], state["slice"])
-    assert np.allclose(levels.panels(state)[-1].values, np.where(fov, after.std(axis=0, ddof=1), 0), atol=1e-6)
+    expected = np.where(fov, after.std(axis=0, ddof=1), np.nan)
+    np.testing.assert_allclose(levels.panels(state)[-1].values, expected, atol=1e-6)
+
+
+def test_a_static_figure_of_the_same_draws_shows_the_same_redraws(levels, model):
+    state = {**levels.state, "level": "z2", "draws": 3}
+    encoding = levels.latents.encoding(state["case"], state["slice"], state["observed"])
+    fresh = {"noise": numbered_noise(model, 0), "generator": torch.Generator().manual_seed(0)}
+    with torch.inference_mode():
+        made = redraw(model, encoding, ["z2"], 5, target=state["target"], temperature=state["temperature"], **fresh)
+    np.testing.assert_allclose(made[0, 0, 0].numpy(), levels.images_of(state)[1][0], atol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["z3", "z2", "z1"])

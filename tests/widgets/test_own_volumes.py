@@ -8,9 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mhvae_kit.data.nifti import eight_bit, fitted
 from mhvae_kit.errors import DataError, InputError, MissingError
 from mhvae_kit.widgets import LevelExplorer, SynthesisExplorer
-from mhvae_kit.widgets.sources import NiftiVolumes, eight_bit, fitted
+from mhvae_kit.widgets.sources import NiftiVolumes
 
 
 @pytest.fixture

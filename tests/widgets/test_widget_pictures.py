@@ -21,6 +21,14 @@ def test_a_difference_of_0_is_nearly_white_and_both_signs_differ():
     assert panel[1].min() > 240 and panel[0, 2] > panel[0, 0] and panel[2, 0] > panel[2, 2]
 
 
+@pytest.mark.parametrize("kind", ["difference", "deviation"])
+def test_what_lies_outside_the_field_of_view_is_blank_and_takes_no_part_in_the_scale(kind):
+    values = np.array([[np.nan, 0.0, 0.4, 0.4]])
+    panel = coloured(Panel("a", values, kind, round_limit(values)))[0].astype(int)
+    assert round_limit(values) == 0.5
+    assert panel[0].tolist() == [240, 242, 244] and panel[0].tolist() != panel[1].tolist()
+
+
 @pytest.mark.parametrize(("largest", "limit"), [(0.0, 0.01), (0.015, 0.02), (0.5, 0.5), (1.7, 2.0)])
 def test_colour_scales_end_at_round_numbers(largest, limit):
     assert round_limit(np.full((5, 5), largest)) == limit

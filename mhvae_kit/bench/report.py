@@ -1,0 +1,137 @@
+"""What the bench found, as text and as growth curves."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mhvae_kit.bench.cases import all_cases, choose, growth_cases, quick_cases
+from mhvae_kit.bench.runner import bench
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PEERS = {"authors": "ReubenDo/MHVAE", "fast": "TrackerlessIUS mhvae_fast"}
+AXES = {
+    "batch": "slices at a time",
+    "pixels": "pixels",
+    "modalities": "observed images",
+    "temperatures": "temperatures",
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """One line a case, and one more for each peer: milliseconds a slice, peak of memory, ratios with their range."""
+    machine = result["machine"]
+    load = f"load {machine['load_before']} before, {machine.get('load_after')} after"
+    lines = [f"{machine['processor']}, {machine['cores']} cores, threads: {machine['threads']}; {load}"]
+    lines.append(f"{'case':24s} {'side':8s} {'ms a slice':>11s} {'peak MB':>8s}  times as slow (lowest to highest)")
+    for case in result["cases"]:
+        for side in ("kit", *PEERS):
+            if side in case:
+                lines.append(f"{case['name']:24s} {side:8s} {_line(case[side])}")
+    return "\n".join(lines)
+
+
+def _line(side: dict[str, Any]) -> str:
+    if "failed" in side:
+        return f"failed: {side['failed']}"
+    text = f"{side['ms_per_slice']:11.1f} {side['peak_mb']:8.0f}"
+    if "ratio" in side:
+        ratio, cpu = side["ratio"], side["cpu_ratio"]
+        text += f"  {ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+        text += f", processor {cpu['median']:.2f}, memory {side['memory_ratio']:.2f}"
+    if "largest_difference" in side:
+        text += f", images differ by at most {side['largest_difference']:.1e}"
+    return text
+
+
+def growth_points(result: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """Points of the growth curves by axis: x, cpu_seconds (median), peak_mb.
+
+    Processor time, all threads together: other work on the machine stretches it least.
+    """
+    curves: dict[str, list[dict[str, float]]] = {}
+    for case in result["cases"]:
+        if case["growth"] is None or "failed" in case["kit"]:
+            continue
+        x = {"batch": case["batch"], "modalities": case["n_observed"], "temperatures": case["n_temperatures"]}
+        x["pixels"] = (case["size"] or 0) ** 2
+        seconds = statistics.median(case["kit"]["cpu_seconds"])
+        point = {"x": x[case["growth"]], "cpu_seconds": seconds, "peak_mb": case["kit"]["peak_mb"]}
+        curves.setdefault(case["growth"], []).append(point)
+    return curves
+
+
+def exponent(points: list[dict[str, float]], value: str) -> float:
+    """Power of growth between the first and the last point: 1 is linear.
+
+    Args:
+        points: At least two, from `growth_points`.
+        value: "cpu_seconds" or "peak_mb".
+    """
+    first, last = points[0], points[-1]
+    return math.log(last[value] / first[value]) / math.log(last["x"] / first["x"])
+
+
+def growth_figure(result: dict[str, Any]) -> Figure:
+    """Processor time and memory of one inference against batch, pixels, observed images and temperatures."""
+    from mhvae_kit.figures.style import LABEL_PT, SMALL_PT, new_figure, plain_axes
+
+    curves = growth_points(result)
+    figure = new_figure(2.7 * len(curves), 4.6, title="Growth of one inference", data="random data")
+    panels = figure.subplots(2, len(curves), squeeze=False)
+    for column, (axis, points) in enumerate(curves.items()):
+        for row, (value, label) in enumerate((("cpu_seconds", "processor seconds"), ("peak_mb", "peak memory, MB"))):
+            axes = panels[row, column]
+            plain_axes(axes)
+            axes.plot([p["x"] for p in points], [p[value] for p in points], "o-", color="#000000", markersize=4)
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(left=0)
+            axes.set_xlabel(AXES[axis], fontsize=LABEL_PT)
+            axes.set_title(f"grows with power {exponent(points, value):.2f}", fontsize=SMALL_PT)
+            if column == 0:
+                axes.set_ylabel(label, fontsize=LABEL_PT)
+    return figure
+
+
+def bench_to_files(
+    *,
+    quick: bool,
+    growth: bool,
+    names: list[str],
+    references: list[Path],
+    rounds: int,
+    threads: int | None,
+    output: Path,
+    data_dir: Path | None,
+) -> tuple[str, list[Path]]:
+    """What `mhvae bench` does: choose the cases, measure them, write JSON and, for growth, the curves.
+
+    Args:
+        quick, growth: Which cases; neither = all at the paper's size.
+        names: Only these of them.
+        references, rounds, threads, data_dir: As `bench` takes them.
+        output: The JSON file; the curves go beside it as PNG and CSV.
+    Returns:
+        The table as text, and the files written.
+    """
+    cases = growth_cases() if growth else quick_cases() if quick else all_cases()
+    options: dict[str, Any] = {"rounds": rounds, "threads": threads, "data_dir": data_dir, "output": output}
+    result = bench(choose(cases, names), references=references, **options)
+    paths = [output]
+    if growth:
+        paths.append(save_growth(result, output.with_suffix(".png")))
+    return table(result), paths
+
+
+def save_growth(result: dict[str, Any], path: Path) -> Path:
+    """The curves as PNG, and their points as CSV beside it."""
+    import pandas as pd
+
+    from mhvae_kit.figures import save
+
+    rows = [{"axis": axis, **point} for axis, points in growth_points(result).items() for point in points]
+    return save(growth_figure(result), path, data=pd.DataFrame(rows))

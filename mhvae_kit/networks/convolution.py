@@ -1,0 +1,155 @@
+"""Convolution whose backward pass is quick on CPUs: the same function as `nn.Conv2d`, by other kernels.
+
+oneDNN's forward kernels are much faster than its backward ones for the few channels and small depthwise filters that
+this model has at full resolution. The gradients are therefore written as what the library does well:
+
+- the gradient of the input is a forward convolution of the output's gradient with the flipped filters;
+- the gradient of a 5x5 depthwise filter is put together from 3x3 windows, for which there is a compiled kernel, while
+  for 5x5 the library falls back to one matrix product a channel;
+- a 1x1 convolution is a matrix product, forward and backward.
+
+Without gradients, `mhvae_kit.networks.inference` says what is done instead. docs/performance.md has the figures.
+Elsewhere (GPU, autocast, strides) `nn.Conv2d` does the work itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mhvae_kit.networks.inference import is_channels_last, wide_convolution, without_gradients
+
+WORKING_SET = 2 * 2**20  # bytes of an operand that stay in a core's cache while it is read several times
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` with the quick backward pass where it applies; parameters and results are the same."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if without_gradients(input):
+            return self._without_gradients(input, weight, bias)
+        if not self._has_quick_path(input):
+            return super()._conv_forward(input, weight, bias)
+        if self.kernel_size == (1, 1) and self.groups == 1:
+            return pointwise_product(input, weight, bias)
+        padding = self.padding[0]
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return _QuickBackward.apply(input, weight, bias, padding, self.groups)
+
+    def _without_gradients(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The forward pass alone, whatever the precision."""
+        size = self.kernel_size
+        if size == (1, 1) and self._has_quick_path(x):
+            return pointwise_product(x, weight, bias)
+        if self.padding_mode == "zeros":
+            return super()._conv_forward(x, weight, bias)
+        x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        if size[0] == size[1] >= 5 and self.stride == self.dilation == (1, 1) and self.groups == 1:
+            return wide_convolution(x, weight, bias)
+        return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+
+    def _has_quick_path(self, x: Tensor) -> bool:
+        """Float32 on a CPU without autocast; stride and dilation 1, square filters no smaller than their padding."""
+        size, padding = self.kernel_size, self.padding
+        return (
+            x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and self.stride == self.dilation == (1, 1)
+            and size[0] == size[1]
+            and not isinstance(padding, str)
+            and padding[0] == padding[1] < size[0]
+            and self.groups in (1, self.in_channels)
+        )
+
+
+def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution as a matrix product.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (D, C, 1, 1).
+        bias: (D,) or None.
+    Returns:
+        (B, D, H, W).
+    """
+    if is_channels_last(x):
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    y = torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
+    return y if bias is None else y + bias[:, None, None]
+
+
+class _QuickBackward(torch.autograd.Function):
+    """A convolution of stride 1 with zero padding, dense or depthwise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.groups, ctx.has_bias = padding, groups, bias is not None
+        return F.conv2d(x, weight, bias, padding=padding, groups=groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad = grad.contiguous()
+        of_x = of_weight = of_bias = None
+        if wants_x:
+            of_x = input_gradient(grad, weight, ctx.padding, ctx.groups)
+        if wants_weight:
+            of_weight = weight_gradient(x, grad, weight, ctx.padding, ctx.groups)
+        if ctx.has_bias and wants_bias:
+            of_bias = grad.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None, None
+
+
+def input_gradient(grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
+    """Gradient of a convolution's input: the output's gradient convolved with the flipped filters.
+
+    Args:
+        grad: Gradient of the output, (B, D, H', W').
+        weight: (D, C / groups, K, K).
+        padding: Zero padding of the forward convolution, at most K - 1.
+        groups: 1, or C = D for a depthwise convolution.
+    Returns:
+        (B, C, H, W).
+    """
+    flipped = weight.flip(2, 3)
+    filters = flipped if groups > 1 else flipped.transpose(0, 1)
+    return F.conv2d(grad, filters, padding=weight.shape[2] - 1 - padding, groups=groups)
+
+
+def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
+    """Gradient of a convolution's filters, (D, C / groups, K, K); arguments as in `input_gradient`, x the input."""
+    if groups == 1 or weight.shape[2] != 5 or weight.shape[0] != groups:
+        return _library_weight_gradient(x, grad, weight, padding, groups)
+    x = F.pad(x, (padding,) * 4)
+    # A few images at a time: the four windows then read them from the cache.
+    images = max(1, WORKING_SET // (x[0].numel() * x.element_size()))
+    parts = zip(x.split(images), grad.split(images), strict=True)
+    return sum((_from_windows(a, b, weight) for a, b in parts), torch.zeros_like(weight))
+
+
+def _from_windows(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a 5x5 depthwise filter from four overlapping 3x3 windows of it; x is padded already."""
+    height, width = grad.shape[2:]
+    whole, window = torch.empty_like(weight), weight[:, :, :3, :3]
+    for row in (0, 2):
+        for column in (0, 2):
+            seen = x[:, :, row : row + height + 2, column : column + width + 2]
+            part = _library_weight_gradient(seen, grad, window, 0, weight.shape[0])
+            whole[:, :, row : row + 3, column : column + 3] = part
+    return whole
+
+
+def _library_weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, [False, True, False]
+    )[1]

@@ -1,0 +1,101 @@
+"""What makes a forward pass without gradients quick on CPUs; with gradients, or on a GPU, none of it applies.
+
+- Large maps are laid out channels-last: depthwise convolutions, upsampling and 1x1 convolutions then read whole cache
+  lines; small maps and the image heads are quicker the other way.
+- A batch goes through the widest blocks a few images at a time, so that their buffers stay in the cache and are small
+  enough for the C library to reuse.
+- Results are written over a block's own intermediate values.
+- A large filter with few output channels computes several neighbouring pixels as if they were channels, as kernels work
+  on 16 channels at a time.
+
+The functions compute what the plain ones do, up to rounding. docs/performance.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHANNELS_LAST_FROM = 48 * 48  # pixels of a map
+CACHED_BYTES = 16 * 2**20  # of the widest intermediate map of a block
+LANES = 16  # output channels that a convolution's kernel computes at once
+
+
+def without_gradients(x: Tensor) -> bool:
+    """Whether the short cuts apply: on a CPU, and no gradient will be asked for."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def laid_out(x: Tensor, scale: int = 1) -> Tensor:
+    """A map (B, C, H, W) in the memory layout that is quickest for its size, or for `scale` times its height and width.
+
+    The values and their order as seen through indices stay the same.
+    """
+    if not without_gradients(x):
+        return x
+    large = scale * scale * x.shape[2] * x.shape[3] >= CHANNELS_LAST_FROM
+    return x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
+
+
+def in_parts(function: Callable[..., Tensor], *tensors: Tensor, channels: int) -> Tensor:
+    """`function(*tensors)`, for a few images at a time where that is quicker.
+
+    Args:
+        function: Works on every image of the batch alone.
+        tensors: Each (B, C, H, W), all of the same B, H and W.
+        channels: Of the widest map that the function makes.
+    """
+    x = tensors[0]
+    images = max(1, CACHED_BYTES // (4 * channels * x.shape[2] * x.shape[3]))
+    if images >= len(x) or not without_gradients(x):
+        return function(*tensors)
+    return torch.cat([function(*parts) for parts in zip(*(t.split(images) for t in tensors), strict=True)])
+
+
+def scaled(fresh: Tensor, factor: Tensor) -> Tensor:
+    """fresh * factor, written over `fresh` where no gradient needs it; the caller must own `fresh`."""
+    return fresh.mul_(factor) if without_gradients(fresh) else fresh * factor
+
+
+def added(x: Tensor, fresh: Tensor) -> Tensor:
+    """x + fresh, written over `fresh` where no gradient needs it; the caller must own `fresh`."""
+    return fresh.add_(x) if without_gradients(fresh) and fresh.dtype == x.dtype else x + fresh
+
+
+def two_pass_norm(x: Tensor) -> Tensor:
+    """Instance norm of a channels-last map: centre it, then scale it.
+
+    torch's kernels for this layout sum up x and x^2 plainly and lose two more digits than for the usual layout.
+    """
+    y = x - x.mean((2, 3), keepdim=True)
+    return y.mul_((y * y).mean((2, 3), keepdim=True).add_(1e-5).rsqrt_())
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a map is stored channels-last, and not in the usual order as well."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def wide_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution without padding whose neighbouring output pixels are computed as channels of a wider filter.
+
+    Args:
+        x: (B, C, H, W), padded already.
+        weight: (D, C, K, K).
+        bias: (D,) or None.
+    Returns:
+        (B, D, H - K + 1, W - K + 1), as `F.conv2d` gives it.
+    """
+    n_out, n_in, size = weight.shape[:3]
+    n = LANES // n_out
+    width = x.shape[3] - size + 1
+    if n < 2 or width % n:
+        return F.conv2d(x, weight, bias)
+    filters = weight.new_zeros(n, n_out, n_in, size, size + n - 1)
+    for shift in range(n):
+        filters[shift, ..., shift : shift + size] = weight
+    y = F.conv2d(x, filters.flatten(0, 1), None if bias is None else bias.repeat(n), stride=(1, n))
+    return y.unflatten(1, (n, n_out)).permute(0, 2, 3, 4, 1).flatten(3)
