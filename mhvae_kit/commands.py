@@ -52,14 +52,15 @@ def train_in_run_folder(
 
 
 def _patients(config: TrainingConfig, prepared: str | Path | None) -> PreparedDataset | None:
-    """The prepared cases that have all images of a config; None for the phantom.
+    """The prepared cases that have all images of a config, or some where its objective allows; None for the phantom.
 
     Raises:
         InputError: Their size is not the model's.
     """
     if prepared is None:
         return None
-    dataset = load_prepared(prepared, modalities=config.model.modalities, splits=("train", "validation"))
+    options = {"modalities": config.model.modalities, "splits": ("train", "validation")}
+    dataset = load_prepared(prepared, partial=config.objective == "mmhvae", **options)
     check_size(dataset, config.model)
     return dataset
 

@@ -170,7 +170,7 @@ def test_an_unknown_setting_of_the_training_is_bad_input(capsys):
 def test_training_by_command_is_recorded_as_a_run(runs_root, monkeypatch):
     from mhvae_kit import commands
 
-    def fake(config, folder, data_dir=None):
+    def fake(config, folder, dataset=None, data_dir=None):
         assert json.loads((folder / "status.json").read_text())["parameters"]["steps"] == 7
         raise RunError("loss is NaN.")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ class PreparedDataset:
     Attributes:
         name: Name of the dataset.
         root: Folder of the cases.
-        modalities: Images that every loaded case has.
+        modalities: Images that every loaded case has, but for those in `absent`.
+        absent: By case, images it lacks; only with `partial` is there any.
         spacing_mm: Size of a pixel.
         shape: (H, W, D) of a volume; D is that of the deepest case, as depths may differ.
         recipe: How the cases were brought onto their grid.
@@ -48,6 +49,8 @@ class PreparedDataset:
         self._volumes: weakref.WeakValueDictionary[tuple[str, str], np.ndarray] = weakref.WeakValueDictionary()
         self.root, self.name, self.recipe = root, about["name"], about["recipe"]
         self.modalities = modalities
+        lacking = {r["case"]: tuple(m for m in modalities if f"{m}.nii" not in r["files"]) for r in records}
+        self.absent = {case: names for case, names in lacking.items() if names}
         self.spacing_mm = float(records[0]["spacing_mm"][0])
         shapes = np.array([record["shape"] for record in records])
         self.shape = (int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[:, 2].max()))
@@ -166,6 +169,7 @@ def load_prepared(
     modalities: Iterable[str] | None = None,
     splits: Iterable[str] | None = None,
     cases: Iterable[str] | None = None,
+    partial: bool = False,
 ) -> PreparedDataset:
     """Open a folder that `mhvae prepare` wrote. Sizes are checked now, hashes by `verify`.
 
@@ -174,6 +178,7 @@ def load_prepared(
         modalities: Images wanted: cases that lack one are left out. None = those that all cases have.
         splits: Only these of "train", "validation", "test", "ood"; None for all.
         cases: Only these case ids; None for all.
+        partial: Keep cases that have some of the images, for training with missing ones; `absent` then names the rest.
     Raises:
         MissingError: There is no prepared dataset.
         InputError: Unknown split or case, no case is left, or the cases share no image.
@@ -186,13 +191,13 @@ def load_prepared(
         for place in sorted(root.iterdir())
         if is_complete(place)
     ]
-    records = _chosen(records, modalities, splits, cases)
+    records = _chosen(records, modalities, splits, cases, any if partial else all)
     for record in records:
         _verify(root / record["case"], record, hashes=False)
     flat = {tuple(record["shape"][:2]) for record in records}
     if len(flat) > 1:
         raise DataError(explain(f"cases of {root} differ in size", got=sorted(flat), expected="one size"))
-    return PreparedDataset(root, about, records, _shared(records, modalities))
+    return PreparedDataset(root, about, records, _shared(records, modalities, any if partial else all))
 
 
 def _chosen(
@@ -200,8 +205,9 @@ def _chosen(
     modalities: Iterable[str] | None,
     splits: Iterable[str] | None,
     cases: Iterable[str] | None,
+    enough: Callable[[Iterable[bool]], bool],
 ) -> list[dict]:
-    """Records that were asked for."""
+    """Records that were asked for; `enough` is `all` or `any` of the modalities."""
     asked = {"splits": _listed(splits), "cases": _listed(cases), "modalities": _listed(modalities)}
     unknown = [s for s in asked["splits"] or [] if s not in SPLITS]
     unknown += [c for c in asked["cases"] or [] if c not in {r["case"] for r in records}]
@@ -212,7 +218,7 @@ def _chosen(
         for record in records
         if (asked["splits"] is None or record["split"] in asked["splits"])
         and (asked["cases"] is None or record["case"] in asked["cases"])
-        and all(f"{m}.nii" in record["files"] for m in asked["modalities"] or [])
+        and (not asked["modalities"] or enough(f"{m}.nii" in record["files"] for m in asked["modalities"]))
     ]
     if not kept:
         got = ", ".join(f"{k} {v}" for k, v in asked.items() if v is not None) or f"{len(records)} prepared cases"
@@ -224,12 +230,14 @@ def _listed(values: Iterable[str] | None) -> list[str] | None:
     return None if values is None else [values] if isinstance(values, str) else list(values)
 
 
-def _shared(records: list[dict], modalities: Iterable[str] | None) -> tuple[str, ...]:
-    """Images that every case has, in the usual order."""
+def _shared(
+    records: list[dict], modalities: Iterable[str] | None, enough: Callable[[Iterable[bool]], bool]
+) -> tuple[str, ...]:
+    """Images that every case has (or any, as `enough` says), in the usual order."""
     if modalities is not None:
         return tuple(_listed(modalities))
     usual = ("t2", "cet1", "flair", "us")
-    shared = [m for m in usual if all(f"{m}.nii" in record["files"] for record in records)]
+    shared = [m for m in usual if enough(f"{m}.nii" in record["files"] for record in records)]
     if not shared:
         mend = "name the modalities you want, cases that lack one are then left out"
         raise InputError(explain("the cases share no image", got=f"{len(records)} cases", mend=mend))

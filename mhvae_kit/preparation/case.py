@@ -79,10 +79,15 @@ def prepare_case(files: CaseFiles, recipe: Recipe, method: str = "auto", seed: i
     if reference != "us":
         grid = common_grid(masked, recipe, _tumour_centre(labels, moves))
     steps.append({"step": "crop", "start_size_ijk": [list(v) for v in foreground_box(masked)]})
-    inside = sitk.GetArrayFromImage(resample(fan, grid)) >= 0.5
+    share = sitk.GetArrayFromImage(resample(fan, grid))
+    inside = share >= 0.5
     if not inside.any():
         raise DataError(explain(f"the fan of {files.case} is smaller than a pixel", expected="a larger volume"))
     images, levels = _images(files.case, sources, moves, grid, inside, recipe)
+    if reference == "us":
+        # Interpolated with the black outside, the fan would get a dark rim: weighted by the fan it does not.
+        whole = sitk.GetArrayFromImage(resample(masked, grid)) / np.maximum(share, 0.5)
+        images["us"], levels["us"] = to_bytes(whole, inside, recipe.percentile, f"us of {files.case}")
     steps += [{"step": "resample", "interpolation": "linear"}, {"step": "eight bits", "range": levels}]
     segments = _labels(labels, moves, grid, inside, recipe)
     images |= {name: array for name, (array, _) in segments.items()}

@@ -102,6 +102,17 @@ def test_modalities_are_those_that_all_share_or_those_asked_for(tmp_path):
         load_prepared(folder, modalities=("flair",))
 
 
+def test_cases_that_lack_images_can_stay_for_training_with_missing_ones(tmp_path):
+    folder = fill(tmp_path / "out", 3, leave_out={(1, "us")})
+    dataset = load_prepared(folder, modalities=("us", "t2"), partial=True)
+    assert dataset.absent == {"c001": ("us",)} and dataset.case_ids() == ["c000", "c001", "c002"]
+    slices = SliceDataset(dataset, None, absent=dataset.absent)
+    item = slices[SHAPE[2]]
+    assert item["case"] == "c001" and item["present"] == {"us": False, "t2": True}
+    assert (item["images"]["us"] == -1).all() and item["images"]["t2"].max() > -1
+    assert load_prepared(folder, partial=True).modalities == ("t2", "us")
+
+
 def test_splits_and_cases_can_be_chosen(folder):
     assert load_prepared(folder, splits="test").case_ids() == ["c002"]
     assert load_prepared(folder, cases=["c001"]).case_ids() == ["c001"]

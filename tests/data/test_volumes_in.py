@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -39,6 +42,14 @@ def test_every_format_gives_the_same_volume(tmp_path, name):
 def test_a_file_that_ships_with_nibabel_is_read():
     image = read_volume(f"{data_path}/anatomical.nii").image
     theirs = nib.load(f"{data_path}/anatomical.nii")
+    assert image.GetSize() == theirs.shape
+    assert corner_distance_mm(affine_ras(image), theirs.affine, theirs.shape) < 0.01
+
+
+def test_nilearns_template_is_read_where_it_is():
+    folder = Path(str(files("nilearn"))) / "datasets" / "data"
+    path = next(folder.glob("mni_icbm152_t1*.nii.gz"))
+    image, theirs = read_volume(path).image, nib.load(path)
     assert image.GetSize() == theirs.shape
     assert corner_distance_mm(affine_ras(image), theirs.affine, theirs.shape) < 0.01
 
