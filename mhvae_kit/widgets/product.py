@@ -245,7 +245,7 @@ def _table(explorer: ProductOfExpertsExplorer, state: State) -> str:
     table = f'<table style="line-height:1.6"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     factors = {name: 1 / std**2 for name, _, std, present in rows if present}
     bars = _bars(factors, {rule: 1 / std**2 for rule, (_, std) in results.items()})
-    return f"{table}{bars}<p>KL from the prior: {html.escape(', '.join(divergences))}</p>"
+    return f"{table}{bars}<p>KL from the prior:<br>{'<br>'.join(map(html.escape, divergences))}</p>"
 
 
 def _bars(factors: Mapping[str, float], results: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import nbformat
 
 # All limits are long: they end what hangs, and a test that passes never waits for them.
 RUN_S = 400
@@ -102,15 +105,17 @@ class Lab:
 
     def saved(self) -> dict[str, Any]:
         """The notebook as it is after saving."""
-        path = f"contents/{self.notebook}"
-        before = self.server.get(f"{path}?content=0")["last_modified"]
+        path = self.server.root / self.notebook
+        before = path.stat().st_mtime_ns
         self.page.keyboard.press("Escape")
         self.page.keyboard.press("Control+s")
-        end = time.monotonic() + 30
-        while self.server.get(f"{path}?content=0")["last_modified"] == before:
-            assert time.monotonic() < end, f"{self.notebook} was not saved"
-            time.sleep(0.3)
-        return self.server.get(path)["content"]
+        end = time.monotonic() + PAGE_MS / 1000
+        while time.monotonic() < end:
+            if path.stat().st_mtime_ns != before:
+                with contextlib.suppress(nbformat.reader.NotJSONError):  # half written: look again
+                    return nbformat.read(path, as_version=4)
+            time.sleep(0.2)
+        raise AssertionError(f"{self.notebook} was not saved")
 
     def explorers(self) -> list[Explorer]:
         """All explorers of the notebook, brought onto the page one after the other."""
