@@ -78,6 +78,8 @@ def exponent(points: list[dict[str, float]], value: str) -> float:
 
 def growth_figure(result: dict[str, Any]) -> Figure:
     """Processor time and memory of one inference against batch, pixels, observed images and temperatures."""
+    from matplotlib.ticker import MaxNLocator
+
     from mhvae_kit.figures.style import LABEL_PT, SMALL_PT, new_figure, plain_axes
 
     curves = growth_points(result)
@@ -88,8 +90,9 @@ def growth_figure(result: dict[str, Any]) -> Figure:
             axes = panels[row, column]
             plain_axes(axes)
             axes.plot([p["x"] for p in points], [p[value] for p in points], "o-", color="#000000", markersize=4)
-            axes.set_ylim(bottom=0)
-            axes.set_xlim(left=0)
+            axes.set_ylim(0, 1.1 * max(p[value] for p in points))
+            axes.set_xlim(0, 1.1 * max(p["x"] for p in points))
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.set_xlabel(AXES[axis], fontsize=LABEL_PT)
             axes.set_title(f"grows with power {exponent(points, value):.2f}", fontsize=SMALL_PT)
             if column == 0:

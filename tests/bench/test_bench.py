@@ -121,7 +121,9 @@ class FakeWorker:
             np.save(self.task["output"], np.full(3, 0.5 if self.side == "kit" else 0.25))
             return {"saved": True}
         seconds = 1.0 if self.side == "kit" else 3.0
-        return {"seconds": seconds, "cpu_seconds": 2 * seconds, "peak_mb": 100 * seconds, "baseline_mb": 1.0}
+        if line == "end":
+            return {"peak_mb": 100 * seconds, "baseline_mb": 1.0}
+        return {"seconds": seconds, "cpu_seconds": 2 * seconds}
 
     def end(self) -> None:
         pass
