@@ -77,7 +77,9 @@ class Explorer(ABC):
         self.save_button.on_click(self._save_clicked)
         for control in inputs:
             control.observe(self._changed, "value")
-        shown = widgets.HBox([self.image, self.beside], layout=widgets.Layout(flex_flow="row wrap"))
+        # Not stretched, as a row does by itself: the picture would be drawn out to the height of what stands beside it.
+        place = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+        shown = widgets.HBox([self.image, self.beside], layout=place)
         foot = widgets.HBox([self.save_button, self.status], layout=widgets.Layout(align_items="center"))
         self.box = widgets.VBox([*controls, shown, self.caption, foot]).add_class("mhvae-explorer")
         state = self.state
