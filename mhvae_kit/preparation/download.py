@@ -104,23 +104,25 @@ def download(
     if not missing:
         return folder
     _room(folder, megabytes(missing))
-    idc = (client or _client)()
-    if client is None and not _reachable():
-        raise MissingError(_no_network(missing[0], f"{STORE} does not answer within {PATIENCE_S:g} s"))
+    idc = (client or (lambda: _client(missing[0])))()
     for row in progress(missing, desc="downloading ReMIND", unit="series"):
         _fetch(idc, row, folder)
     return folder
 
 
-def _client() -> Any:
+def _client(first: SeriesRow) -> Any:
+    """The real client; the store is asked first, as client and downloading program wait long for a silent network."""
     try:
-        return importlib.import_module("idc_index").IDCClient()
+        library = importlib.import_module("idc_index")
     except ImportError as error:
         raise MissingError(explain("idc-index is not installed", mend=f"{INSTALL}, or give files on disk")) from error
+    if not _reachable():
+        raise MissingError(_no_network(first, f"{STORE} does not answer within {PATIENCE_S:g} s"))
+    return library.IDCClient()
 
 
 def _reachable() -> bool:
-    """Whether the store answers at all; the downloading program itself tries for many minutes before it gives up."""
+    """Whether the store answers at all."""
     try:
         with urllib.request.urlopen(urllib.request.Request(STORE, method="HEAD"), timeout=PATIENCE_S):
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydicom
 import pytest
@@ -107,7 +108,8 @@ def test_without_idc_index_the_install_command_is_named(row, tmp_path, monkeypat
 
 def test_the_command_ends_with_two_without_a_network(row, source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(downloads, "plan", lambda cases: [row])
-    monkeypatch.setattr(downloads, "_client", StandIn(source))
+    library = SimpleNamespace(IDCClient=StandIn(source))
+    monkeypatch.setattr(downloads, "importlib", SimpleNamespace(import_module=lambda name: library))
     monkeypatch.setattr(downloads, "STORE", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(SystemExit) as ended:
         app(["prepare", "remind", str(tmp_path / "in"), "--download", "--yes"], prog_name="mhvae")
