@@ -137,3 +137,19 @@ def test_the_printed_table_names_the_data_and_leaves_out_what_is_not_known(table
 def test_a_table_without_rows_is_refused(table):
     with pytest.raises(InputError, match="nothing to summarise"):
         generalisation_summary(table.iloc[:0])
+
+
+def test_the_comparison_of_splits_is_printed_and_written(monkeypatch, tmp_path, capsys):
+    asked = {}
+
+    def fake(preset: str, splits: list[str]) -> Shifted:
+        asked.update(preset=preset, splits=splits)
+        return Shifted()
+
+    monkeypatch.setattr("mhvae_kit.commands_volumes.load_phantom", fake)
+    monkeypatch.setattr("mhvae_kit.commands_volumes.find_model", lambda _: FakeModel())
+    cli.app(["generalise", "--preset", "smoke", "--output", str(tmp_path / "g.csv")], standalone_mode=False)
+    assert asked == {"preset": "smoke", "splits": ["ood", "test", "train"]}
+    out = capsys.readouterr().out
+    assert "test -> ood" in out and "behind oracle (dB)" in out and "phantom" in out
+    assert len(pd.read_csv(tmp_path / "g.csv")) == 4 and len(pd.read_csv(tmp_path / "g_summary.csv")) == 3
