@@ -14,6 +14,7 @@ from mhvae_kit import evaluation
 from mhvae_kit.errors import DataError, InputError, MissingError
 from mhvae_kit.evaluation import table1_text as text
 from mhvae_kit.evaluation.extras import KEYS
+from mhvae_kit.table1 import REFERENCES, ROWS
 
 CASES = [f"phantom-test-{i:03d}" for i in range(10)]
 DATA = "phantom demo"
@@ -116,6 +117,11 @@ def test_references_are_never_ranked_or_tested(patients, references):
     assert not made[["best", "tied", "differs"]].to_numpy().any() and made["p"].isna().all()
     methods = table.cells.query("block == 'method'").reset_index(drop=True)
     pd.testing.assert_frame_equal(methods, assemble(patients).cells.reset_index(drop=True))
+
+
+def test_references_stand_in_the_table_under_any_title(patients, references):
+    table = assemble(patients, references={f"The {name}": frame for name, frame in references.items()})
+    assert set(table.cells.query("block == 'reference'")["row"]) == {"The constant image", "The oracle"}
 
 
 def test_a_table_takes_one_mode_of_stochastic_methods_and_all_deterministic_ones(patients):
@@ -421,3 +427,24 @@ def test_the_table_module_offers_what_others_call():
 
     assert table1.extra_scores is evaluation.extra_scores and table1.patient_means is evaluation.patient_means
     assert (Path(__file__).resolve().parents[1] / "data_manifests" / table1.PUBLISHED_FILE).is_file()
+
+
+# --- The committed table ---
+
+COMMITTED = Path(__file__).resolve().parents[1] / "data_manifests" / "table1_phantom_demo.csv"
+
+
+def test_the_committed_table_says_phantom_and_names_its_runs():
+    cells = pd.read_csv(COMMITTED)
+    assert set(cells["data"]) == {"phantom-demo"} and cells["run"].str.startswith("demo-table1-").all()
+    titles = {row.title for row in ROWS.values() if row.kind != "references"} | set(REFERENCES.values())
+    assert set(cells.query("observed == 't2' and metric == 'psnr_fov_db'")["row"]) == titles
+    assert (cells["n_patients"] == 10).all() and (cells["low"] <= cells["high"]).all()
+
+
+def test_readme_quotes_the_committed_table():
+    cells = pd.read_csv(COMMITTED).query("observed == 't2' and target == 'us' and metric == 'psnr_fov_db'")
+    cells = cells[cells["mode"].isin(["mean path", "deterministic"])]
+    readme = (COMMITTED.parents[1] / "README.md").read_text(encoding="utf-8")
+    for row, mean, low, high in cells[["row", "mean", "low", "high"]].itertuples(index=False):
+        assert f"| {row} | {mean:.2f} ({low:.2f} to {high:.2f}) |" in readme

@@ -244,11 +244,14 @@ def _mode_text(settings: pd.Series) -> str:
 
 
 def _choose_reference(frame: pd.DataFrame, row: str, observed: str, target: str) -> pd.DataFrame | None:
-    """The patients of a reference: of this direction, or, where it depends on no input, of this target."""
+    """The patients of a reference: of this direction, or, where it depends on no input, of this target.
+
+    A reference without an input names itself as what was observed, under whatever title it stands in the table.
+    """
     check_keys(frame, KEYS, f"the scores of {row}")
     part = frame[frame["target"] == target]
     own = part[part["observed"] == observed]
-    part = own if len(own) else part[part["observed"] == row]
+    part = own if len(own) else part[part["observed"] == part["row"]]
     if part.empty:
         return None
     if part["case"].duplicated().any():

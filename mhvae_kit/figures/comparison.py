@@ -133,7 +133,7 @@ def cost_panels(costs: pd.DataFrame, *, data: str, title: str = "What each metho
         plain_axes(panel)
         panel.barh(place, values, color=NEUTRAL_COLOUR, height=0.6)
         for y, value in zip(place, values, strict=True):
-            panel.text(value, y, f" {value:.3g}", va="center", fontsize=SMALL_PT)
+            panel.text(value, y, f" {value:,.0f}" if value >= 100 else f" {value:.3g}", va="center", fontsize=SMALL_PT)
         panel.set_xlabel(label, fontsize=LABEL_PT)
         panel.set_xlim(0, 1.3 * max(values.max(), 1e-9))
     axes[0].set_yticks(place, list(costs.index), fontsize=LABEL_PT)
