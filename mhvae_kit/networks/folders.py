@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mhvae_kit.errors import DataError, InputError, MissingError, explain
-from mhvae_kit.files import atomic_path, write_json
+from mhvae_kit.files import atomic_folder, atomic_path, write_json
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -37,18 +34,10 @@ def write_network(
     folder = Path(folder)
     if folder.exists() and not (folder / file).exists() and any(folder.iterdir()):
         raise InputError(explain(f"{folder} holds something else than {what}", mend="choose another folder"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as beside:
         with atomic_path(beside / WEIGHTS_FILE) as path:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, path)
         write_json(beside / file, dict(content))
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 

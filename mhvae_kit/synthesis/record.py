@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mhvae_kit.errors import InputError, RunError, explain
-from mhvae_kit.files import is_full, write_json
+from mhvae_kit.files import atomic_folder, is_full, write_json
 
 RECORD_FILE = "synthesis.json"
 FORMAT_VERSION = 1
@@ -93,15 +92,8 @@ def new_folder(folder: Path, needed_bytes: int) -> Iterator[Path]:
     if free < needed_bytes + _SPARE_BYTES:
         got, expected = f"{free / 1e6:.0f} MB free", f"{needed_bytes / 1e6:.0f} MB"
         raise RunError(explain(f"no space on disk for {folder}", got=got, expected=expected, mend=MEND_FULL))
-    beside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as beside:
         yield beside
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_record(folder: Path, settings: Mapping[str, Any], **found: Any) -> dict[str, Any]:
