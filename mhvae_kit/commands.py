@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mhvae_kit.config import MHVAEConfig
 from mhvae_kit.data import PreparedDataset, load_phantom, load_prepared
-from mhvae_kit.errors import InputError, KitError, explain
+from mhvae_kit.errors import InputError, explain
 from mhvae_kit.evaluation import evaluate, format_table, summary
 from mhvae_kit.files import write_text
 from mhvae_kit.networks.storage import find_model
-from mhvae_kit.runs import check_run_id, default_root, run_folder, run_status, set_status
+from mhvae_kit.recording import recording
+from mhvae_kit.runs import check_run_id, default_root, run_folder, run_status
 from mhvae_kit.training import TrainingConfig, train
 
 
@@ -47,7 +46,7 @@ def train_in_run_folder(
     if run_id is not None and run_status(Path(root or default_root()).expanduser() / check_run_id(run_id)) == "done":
         return Path(root or default_root()).expanduser().resolve() / run_id
     folder = run_folder(root, "train", run_id)
-    with _recorded(folder, config):
+    with recording(folder, notebook="train", preset=config.preset, seed=config.seed, parameters=config.to_dict()):
         return train(config, folder, dataset=_patients(config, prepared), data_dir=data_dir)
 
 
@@ -75,20 +74,6 @@ def check_size(dataset: PreparedDataset, config: MHVAEConfig) -> None:
     if size != wanted:
         mend = f"prepare with --size {wanted[0]}, or choose another preset"
         raise InputError(explain(f"{dataset.name} does not fit the model", got=size, expected=wanted, mend=mend))
-
-
-@contextmanager
-def _recorded(folder: Path, config: TrainingConfig) -> Iterator[None]:
-    """Write into status.json that a training runs, and how it ended when it did not come to its end."""
-    set_status(folder, "running", notebook="train", preset=config.preset, seed=config.seed, parameters=config.to_dict())
-    try:
-        yield
-    except KeyboardInterrupt:
-        set_status(folder, "killed", message="interrupted from outside (Ctrl-C or a signal)")
-        raise
-    except (KitError, OSError) as error:
-        set_status(folder, "failed", message=str(error))
-        raise
 
 
 def evaluate_to_csv(

@@ -14,9 +14,10 @@ LAYERS = (
     {"errors", "files", "plain", "processes", "environment", "memory", "progress"},
     {"gaussian", "config", "training_presets"},
     {"networks", "baselines"},
-    {"losses", "metrics", "data", "runs", "parameters"},
-    {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
-    {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets", "table1"},
+    {"losses", "metrics", "data", "runs", "recording", "parameters"},
+    {"training", "evaluation", "synthesis", "segmentation", "figures", "levels", "exercises"},
+    {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets"}
+    | {"table1", "degradation"},
     {"gallery", "preparation", "commands_volumes", "cli_errors", "bench"},
     {"cli", "cli_prepare", "cli_volumes"},
 )

@@ -11,8 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mhvae_kit.data import load_phantom
-from mhvae_kit.errors import InputError, MissingError, RunError, explain
+from mhvae_kit.errors import InputError, MissingError, explain
 from mhvae_kit.files import write_json, write_text
 from mhvae_kit.metrics import lpips_available
 from mhvae_kit.plain import json_safe
 from mhvae_kit.progress import progress
-from mhvae_kit.runs import check_run_id, read_results, run_folder, run_status, set_status, write_results
+from mhvae_kit.recording import is_done_with, recording
+from mhvae_kit.runs import check_run_id, read_results, run_folder, run_status, write_results
 from mhvae_kit.table1.cost import cost_of
 from mhvae_kit.table1.predictions import TEST, TRAIN, Shown, model_predictions, reference_predictions
 from mhvae_kit.table1.rows import ROWS, SAMPLES, Row, budget_of, find_row, row_folder
@@ -79,52 +79,16 @@ def run_row(
     parameters |= {"temperature": known.temperature, "n_samples": n_samples}
     default = row_folder(row, preset, root)
     folder = default if run_id is None else default.parent / check_run_id(run_id)
-    if _is_done(folder, row, parameters):
+    if is_done_with(folder, parameters, f"row {row}"):
         return folder
     if known.after is not None and source is None:
         source = row_folder(known.after, preset, root)
     run_folder(folder.parent, NOTEBOOK, folder.name)
-    with _recorded(folder, preset=preset, seed=seed, parameters=parameters):
+    with recording(folder, notebook=NOTEBOOK, preset=preset, seed=seed, parameters=parameters):
         if dataset is None:
             dataset = load_phantom(phantom or preset, splits=(TRAIN, "validation", TEST), cache_dir=data_dir)
         _Making(known, parameters, folder, dataset, None if source is None else Path(source)).run()
     return folder
-
-
-def _is_done(folder: Path, row: str, parameters: dict[str, Any]) -> bool:
-    """Whether the run is done with the same settings; refused when it is another run, or going on elsewhere."""
-    status = run_status(folder)
-    if status == "running":
-        mend = "wait for it, or end that process"
-        raise RunError(explain(f"row {row} is being made in another process, in {folder}", mend=mend))
-    if status != "done":
-        return False
-    before = read_results(folder)["parameters"]
-    changed = [name for name in parameters if before.get(name) != parameters[name]]
-    if changed:
-        raise InputError(
-            explain(
-                f"{folder} is a finished run with other settings",
-                got=", ".join(f"{name}={parameters[name]}" for name in changed),
-                expected=", ".join(f"{name}={before.get(name)}" for name in changed),
-                mend="give another --run-id",
-            )
-        )
-    return True
-
-
-@contextmanager
-def _recorded(folder: Path, **detail: Any) -> Iterator[None]:
-    """Write into status.json that a row is being made, and how it ended when it did not come to its end."""
-    set_status(folder, "running", notebook=NOTEBOOK, **detail)
-    try:
-        yield
-    except KeyboardInterrupt:
-        set_status(folder, "killed", message="interrupted from outside (Ctrl-C or a signal)")
-        raise
-    except Exception as error:  # whatever it is: a notebook lives on, and must not find its own row "running"
-        set_status(folder, "failed", message=str(error) or type(error).__name__)
-        raise
 
 
 class _Making:
