@@ -6,44 +6,19 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
+from mhvae_kit.config_base import Preset, check_preset, check_types, from_dict
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import FusionRule
 from mhvae_kit.training_presets import TRAINING_PRESETS
 
-Preset = Literal["smoke", "demo", "paper"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
 EncoderCell = Literal["residual_se", "mobilenet_v2"]
 Architecture = Literal["mhvae", "mvae"]
 Objective = Literal["mhvae", "wu2018", "mmhvae"]
 Modality = str
 Level = str
-Config = TypeVar("Config")
-
-
-def check_preset(name: str) -> Preset:
-    """Return `name` when it is a preset, otherwise say which ones there are.
-
-    Raises:
-        InputError: The preset is unknown.
-    """
-    if name not in PRESETS:
-        raise InputError(explain("unknown preset", got=repr(name), expected="one of " + ", ".join(PRESETS)))
-    return name  # type: ignore[return-value]
-
-
-def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
-    """Build a config dataclass from a dict (JSON lists become tuples); unknown keys are refused by name."""
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise InputError(
-            explain(f"{cls.__name__} has no setting {', '.join(unknown)}", expected="one of " + ", ".join(known))
-        )
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def digest(config: Any) -> str:
@@ -263,6 +238,7 @@ class TrainingConfig:
     steps: int = 600
     batch_size: int = 4
     accumulate: int = 1
+    checkpoint_gradients: bool = False
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-4
     warmup_steps: int = 20
@@ -346,24 +322,11 @@ class TrainingConfig:
             )
 
     def _check_types(self) -> None:
-        """Refuse values of the wrong type, such as the text "false" for a bool."""
+        """Refuse values of the wrong type, such as the text "false" for a bool, and words that are none of a few."""
         if not isinstance(self.model, MHVAEConfig):
             raise InputError(explain("model must be an MHVAEConfig", got=type(self.model).__name__))
-        kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
-        kinds["int | None"] = (int, type(None))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            allowed = kinds.get(str(field.type))
-            if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
-                raise InputError(explain(f"{field.name} has the wrong type", got=repr(value), expected=str(field.type)))
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(explain(f"{field.name} must be a finite number", got=value))
-            choices = {"reconstruction": ("laplace", "smooth_l1_sum"), "kl_estimate": ("closed_form", "one_sample")}
-            choices |= {"precision": ("float32", "bfloat16"), "objective": get_args(Objective)}
-            if field.name in choices and value not in choices[field.name]:
-                raise InputError(
-                    explain(f"unknown {field.name}", got=repr(value), expected=" or ".join(choices[field.name]))
-                )
+        choices = {"reconstruction": ("laplace", "smooth_l1_sum"), "kl_estimate": ("closed_form", "one_sample")}
+        check_types(self, {**choices, "precision": ("float32", "bfloat16"), "objective": get_args(Objective)})
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> TrainingConfig:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mhvae_kit"
 # From the ground up. A module that is new has to be given its place here.
 LAYERS = (
     {"errors", "files", "plain", "processes", "environment", "memory", "progress"},
-    {"gaussian", "config", "training_presets"},
+    {"gaussian", "config", "config_base", "training_presets"},
     {"networks", "baselines"},
     {"losses", "metrics", "data", "runs", "parameters"},
     {"training", "evaluation", "synthesis", "degradation", "segmentation", "figures", "levels", "exercises"},
