@@ -133,13 +133,20 @@ def train(
     prepared: Annotated[
         Path | None, typer.Option(help="Folder that `mhvae prepare` wrote, instead of the phantom.")
     ] = None,
+    devices: Annotated[int, typer.Option(help="Processes on this machine; with GPUs, one each.")] = 1,
 ) -> None:
-    """Train a model; under torchrun on several processes."""
-    from mhvae_kit.commands import train_in_run_folder
+    """Train a model, on one device or several; torchrun starts it on several machines."""
+    from mhvae_kit.commands import train_in_run_folder, train_on_devices
     from mhvae_kit.training import TrainingConfig
 
     overrides = {name: plain_value(text) for name, text in split_settings(setting, "--set").items()}
     config = TrainingConfig.from_preset(preset, **{"seed": seed, **overrides})
+    if devices != 1:
+        given = {"--preset": preset, "--seed": seed, "--data-dir": data_dir, "--prepared": prepared}
+        told = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+        told += [text for one in setting or [] for text in ("--set", one)]
+        train_on_devices(config, told, devices, run_id=run_id, root=root)
+        return
     folder = train_in_run_folder(config, run_id=run_id, root=root, data_dir=data_dir, prepared=prepared)
     if os.environ.get("RANK", "0") == "0":
         print(f"done: {folder}")

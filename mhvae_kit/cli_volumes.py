@@ -32,6 +32,7 @@ def synthesize(
     axes: Annotated[str, typer.Option(help="Which array axes are rows, columns and slices.")] = "0,1,2",
     batch_size: Annotated[int, typer.Option(help="Slices at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes, or GPUs, that many patients are shared out over.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace results made with other settings.")] = False,
 ) -> None:
     """Make the volumes that were not acquired: NIfTI in, NIfTI out, on the same grid."""
@@ -41,6 +42,7 @@ def synthesize(
     draws = {"temperature": temperature, "samples": samples, "seed": seed, "share": _one_or_more(share)}
     grid = {"protocol": protocol, "spacing_mm": spacing, "axes": split_axes(axes), "batch_size": batch_size}
     given = {"output": output, "folder": cases, "phantom": phantom, "split": split, "fov": fov, "device": device}
+    given["devices"] = devices
     print(synthesize_files(model, **given, **many, **draws, **grid, force=force))
 
 

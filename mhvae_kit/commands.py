@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mhvae_kit.config import MHVAEConfig
@@ -10,10 +11,12 @@ from mhvae_kit.data import PreparedDataset, load_phantom, load_prepared
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.evaluation import evaluate, format_table, summary
 from mhvae_kit.files import write_text
+from mhvae_kit.launch import check_devices, run_together
 from mhvae_kit.networks.storage import find_model
 from mhvae_kit.recording import recording
 from mhvae_kit.runs import check_run_id, default_root, run_folder, run_status
 from mhvae_kit.training import TrainingConfig, train
+from mhvae_kit.training.distributed import share_of
 
 
 def train_in_run_folder(
@@ -40,14 +43,38 @@ def train_in_run_folder(
     first, several = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1")) > 1
     if run_id is None and several:
         raise InputError(explain("several processes need one run folder", mend="give torchrun's command a --run-id"))
-    if not first:
-        folder = Path(root or default_root()).expanduser().resolve() / check_run_id(run_id or "")
-        return train(config, folder, dataset=_patients(config, prepared), data_dir=data_dir)
-    if run_id is not None and run_status(Path(root or default_root()).expanduser() / check_run_id(run_id)) == "done":
-        return Path(root or default_root()).expanduser().resolve() / run_id
+    if run_id is not None:
+        folder = Path(root or default_root()).expanduser().resolve() / check_run_id(run_id)
+        if run_status(folder) == "done":  # every process sees it, so none waits for the others
+            return folder
+        if not first:
+            return train(config, folder, dataset=_patients(config, prepared), data_dir=data_dir)
     folder = run_folder(root, "train", run_id)
     with recording(folder, notebook="train", preset=config.preset, seed=config.seed, parameters=config.to_dict()):
         return train(config, folder, dataset=_patients(config, prepared), data_dir=data_dir)
+
+
+def train_on_devices(
+    config: TrainingConfig, arguments: Sequence[str], devices: int, *, run_id: str | None, root: str | Path | None
+) -> Path:
+    """`mhvae train` in several processes of this machine, one a GPU where there are GPUs.
+
+    Args:
+        config: What to train; looked at before anything is started.
+        arguments: Of `mhvae train`, but run id and root.
+        devices: How many processes.
+        run_id, root: As for `train_in_run_folder`.
+    Returns:
+        The run folder.
+    Raises:
+        InputError: Fewer GPUs than devices, or a batch that cannot be shared evenly.
+        SystemExit: A process failed, and has said why.
+    """
+    share_of(config.batch_size, check_devices(devices))
+    root = Path(root or default_root()).expanduser().resolve()
+    folder = root / check_run_id(run_id) if run_id else run_folder(root, "train")
+    run_together(["train", *arguments, "--run-id", folder.name, "--root", str(root)], devices)
+    return folder
 
 
 def _patients(config: TrainingConfig, prepared: str | Path | None) -> PreparedDataset | None:

@@ -12,6 +12,7 @@ from mhvae_kit.data import load_phantom
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.evaluation import generalisation, generalisation_summary, generalisation_text
 from mhvae_kit.files import write_text
+from mhvae_kit.launch import check_devices
 from mhvae_kit.networks.authors import load_authors_checkpoint
 from mhvae_kit.networks.authors_verify import check_agreement, verify_against
 from mhvae_kit.networks.storage import find_model, save_model
@@ -81,6 +82,7 @@ def synthesize_files(
     fov: str | None = None,
     labels: Sequence[str] = (),
     device: str = "auto",
+    devices: int = 1,
     **options: Any,
 ) -> str:
     """Synthesise one patient, a folder of them, or the phantom's as if they had no ultrasound.
@@ -95,6 +97,7 @@ def synthesize_files(
         targets: Modalities to decode; () takes those that are not given.
         fov, labels: Files for one patient (labels as FILE:NAME), kinds for a folder of them.
         device: "cpu", "cuda" or "auto".
+        devices: Processes that many patients are shared out over.
         **options: Of `synthesize_volume`.
     Returns:
         A line a patient.
@@ -103,6 +106,9 @@ def synthesize_files(
     """
     if sum(map(bool, (inputs, folder, phantom))) != 1:
         raise InputError(explain("say what to synthesise from", expected="one of --input, --cases and --phantom"))
+    if check_devices(devices, device=device) > 1 and inputs:
+        mend = "leave --devices out, or give a folder of patients with --cases"
+        raise InputError(explain("one patient is made by one process", got=f"--devices {devices}", mend=mend))
     network = find_model(model).to(_device(device))
     wanted = list(targets) or None
     names = list(observed) or [
@@ -115,7 +121,7 @@ def synthesize_files(
         cases = phantom_cases(load_phantom(phantom, splits=[split]), split, names, labels=labels or ("tumour",))
     else:
         cases = find_cases(str(folder), names, fov=fov, labels=labels)
-    return _told_all(synthesize_cases(network, cases, wanted, output=output, **options), cases)
+    return _told_all(synthesize_cases(network, cases, wanted, output=output, devices=devices, **options), cases)
 
 
 def _device(name: str) -> str:

@@ -6,44 +6,19 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
+from mhvae_kit.config_base import Preset, check_preset, check_types, from_dict
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import FusionRule
 from mhvae_kit.training_presets import TRAINING_PRESETS
 
-Preset = Literal["smoke", "demo", "paper"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
 EncoderCell = Literal["residual_se", "mobilenet_v2"]
 Architecture = Literal["mhvae", "mvae"]
 Objective = Literal["mhvae", "wu2018", "mmhvae"]
 Modality = str
 Level = str
-Config = TypeVar("Config")
-
-
-def check_preset(name: str) -> Preset:
-    """Return `name` when it is a preset, otherwise say which ones there are.
-
-    Raises:
-        InputError: The preset is unknown.
-    """
-    if name not in PRESETS:
-        raise InputError(explain("unknown preset", got=repr(name), expected="one of " + ", ".join(PRESETS)))
-    return name  # type: ignore[return-value]
-
-
-def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
-    """Build a config dataclass from a dict (JSON lists become tuples); unknown keys are refused by name."""
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise InputError(
-            explain(f"{cls.__name__} has no setting {', '.join(unknown)}", expected="one of " + ", ".join(known))
-        )
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def digest(config: Any) -> str:
@@ -222,13 +197,14 @@ class TrainingConfig:
         objective: What each observed subset is to reconstruct: every image ("mhvae"), or its own images alone
             ("wu2018": Wu & Goodman, NeurIPS 2018; synthesis is then learnt from the joint passes only; without GAN),
             or every image that its patient has ("mmhvae": patients may lack images; docs/decisions/0009).
-        alone: With "mmhvae", the image that is observed alone in a third of the passes; another third observes some of
-            the others, the last all that the patient has.
+        alone: The image that is the hardest to come by, see `synthesis_weight`. With "mmhvae", the one that is observed
+            alone in a third of the passes; another third observes some of the others, the last all there are.
         missing: With "mmhvae", probability that a training patient lacks an image, for each image apart; at least one
             is left. Which ones is decided by seed and patient alone. Validation patients lack nothing.
         start_from: Where the initial weights come from, as `find_model` understands it: a model or run folder, or the
             name of a shipped model; None = drawn by the seed. Only the weights are taken, no optimiser state.
         joint_weight: Weight in the loss of the pass that observes every modality, against 1 of any other pass.
+        synthesis_weight: Weight of each pass that does not observe `alone`, which it therefore has to synthesise.
         seed: Decides order, flips, noise, sampled subsets and initial weights.
         steps, batch_size, accumulate: Optimiser steps; slices a step over all processes; parts that a process cuts
             its share of a batch into, to save memory.
@@ -259,10 +235,12 @@ class TrainingConfig:
     missing: float = 0.0
     start_from: str | None = None
     joint_weight: float = 1.0
+    synthesis_weight: float = 1.0
     seed: int = 0
     steps: int = 600
     batch_size: int = 4
     accumulate: int = 1
+    checkpoint_gradients: bool = False
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-4
     warmup_steps: int = 20
@@ -296,7 +274,7 @@ class TrainingConfig:
         self._check_types()
         positive = ("steps", "batch_size", "accumulate", "learning_rate", "likelihood_scale", "discriminator_channels")
         positive += ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "validation_slices")
-        positive += ("joint_weight", "subsets_per_step", "max_bad_steps", "guard_factor")
+        positive += ("joint_weight", "synthesis_weight", "subsets_per_step", "max_bad_steps", "guard_factor")
         for name in (*positive, "discriminator_learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(explain(f"{name} must be positive", got=getattr(self, name)))
@@ -346,24 +324,11 @@ class TrainingConfig:
             )
 
     def _check_types(self) -> None:
-        """Refuse values of the wrong type, such as the text "false" for a bool."""
+        """Refuse values of the wrong type, such as the text "false" for a bool, and words that are none of a few."""
         if not isinstance(self.model, MHVAEConfig):
             raise InputError(explain("model must be an MHVAEConfig", got=type(self.model).__name__))
-        kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
-        kinds["int | None"] = (int, type(None))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            allowed = kinds.get(str(field.type))
-            if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
-                raise InputError(explain(f"{field.name} has the wrong type", got=repr(value), expected=str(field.type)))
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(explain(f"{field.name} must be a finite number", got=value))
-            choices = {"reconstruction": ("laplace", "smooth_l1_sum"), "kl_estimate": ("closed_form", "one_sample")}
-            choices |= {"precision": ("float32", "bfloat16"), "objective": get_args(Objective)}
-            if field.name in choices and value not in choices[field.name]:
-                raise InputError(
-                    explain(f"unknown {field.name}", got=repr(value), expected=" or ".join(choices[field.name]))
-                )
+        choices = {"reconstruction": ("laplace", "smooth_l1_sum"), "kl_estimate": ("closed_form", "one_sample")}
+        check_types(self, {**choices, "precision": ("float32", "bfloat16"), "objective": get_args(Objective)})
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> TrainingConfig:

@@ -36,6 +36,7 @@ class Case:
         n_temperatures: Decodings of one encoding.
         depth: Slices of the volume.
         accumulate: Parts that a training step cuts its batch into, to save memory.
+        checkpoint_gradients: Whether a training step computes its wide blocks twice, to save memory.
         growth: The axis of the growth curve that the case is a point of: "batch", "pixels", ...
     Raises:
         InputError: An unknown kind, or a number that is not positive.
@@ -51,6 +52,7 @@ class Case:
     n_temperatures: int = 1
     depth: int = 0
     accumulate: int = 1
+    checkpoint_gradients: bool = False
     growth: str | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ def all_cases() -> list[Case]:
         Case(name="five_temperatures_16", kind="temperatures", batch=16, n_temperatures=5),
         Case(name="volume_160", kind="volume", batch=16, depth=160),
         Case(name="training_4", kind="training", batch=4),
+        Case(name="training_4_checkpointed", kind="training", batch=4, checkpoint_gradients=True),
         Case(name="training_16_96px", kind="training", preset="demo", batch=16),
         Case(name="training_16", kind="training", batch=16, accumulate=4),
         Case(name="loading_16", kind="loading", preset="demo", batch=16),

@@ -115,6 +115,7 @@ class Kit:
         """The authors' objective: SmoothL1, one-sample KL, all three subsets, Adamax; without critics."""
         case = self.case
         stages = {"reconstruction_until": 0.0, "kl_ramp_until": 0.0, "gan": False, "accumulate": case.accumulate}
+        stages["checkpoint_gradients"] = case.checkpoint_gradients
         terms = {"reconstruction": "smooth_l1_sum", "kl_estimate": "one_sample", "precision": case.precision}
         settings = TrainingConfig(model=config, batch_size=case.batch, **stages, **terms)  # type: ignore[arg-type]
         self.state = TrainingState(settings, torch.device("cpu"))

@@ -5,10 +5,13 @@ Sizes and orders of operations follow ReubenDo/MHVAE:network/blocks.py, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from mhvae_kit.networks.convolution import Conv2d
 from mhvae_kit.networks.inference import (
@@ -22,6 +25,7 @@ from mhvae_kit.networks.inference import (
 )
 
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
+CHECKPOINTED_BYTES = 64 * 2**20  # of the widest map of a block that is computed again in the backward pass
 
 
 def instance_norm(x: Tensor) -> Tensor:
@@ -61,7 +65,46 @@ class SqueezeExcitation(nn.Module):
         return scaled(fresh, self.factor(fresh))
 
 
-class ResidualSECell(nn.Module):
+class WideBlock(nn.Module):
+    """A block whose maps in between are many and wide; a subclass defines `_forward`, which works image by image.
+
+    With `checkpoint_gradients`, only what goes in is kept for the backward pass, and `_forward` runs once more there.
+    Nothing in it is random, so results are the same, and gradients but for the order of sums over the batch.
+    """
+
+    checkpoint_gradients = False
+
+    def _forward(self, *tensors: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _run(self, *tensors: Tensor, channels: int) -> Tensor:
+        """`_forward`, in the way that suits; `channels` is the number of channels of its widest map."""
+        if self.checkpoint_gradients and torch.is_grad_enabled():
+            return self._run_again_later(tensors, channels)
+        return in_parts(self._forward, *tensors, channels=channels)
+
+    def _run_again_later(self, tensors: Sequence[Tensor], channels: int) -> Tensor:
+        """A few images at a time, so that the backward pass holds the maps of these alone."""
+        x = tensors[0]
+        images = max(1, CHECKPOINTED_BYTES // (4 * channels * x.shape[2] * x.shape[3]))
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        if images >= len(x):  # without a split in the graph gradients add up in the usual order, bit for bit
+            return checkpoint(self._forward, *tensors, **options)
+        parts = zip(*(t.split(images) for t in tensors), strict=True)
+        return torch.cat([checkpoint(self._forward, *part, **options) for part in parts])
+
+
+def checkpoint_gradients(model: nn.Module, on: bool = True) -> None:
+    """Let the wide blocks of a model keep their inputs alone for the backward pass, or everything again.
+
+    A training step then takes less memory, and the time of one more forward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, WideBlock):
+            module.checkpoint_gradients = on
+
+
+class ResidualSECell(WideBlock):
     """Encoder cell of the released code: two pre-normalised 3x3 convolutions, squeeze-excitation, residual."""
 
     def __init__(self, channels: int) -> None:
@@ -72,14 +115,14 @@ class ResidualSECell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        return in_parts(self._forward, x, channels=x.shape[1])
+        return self._run(x, channels=x.shape[1])
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.conv1(norm_silu(x))
         return added(x, self.gate.over(self.conv2(norm_silu(y))))
 
 
-class MobileNetV2Cell(nn.Module):
+class MobileNetV2Cell(WideBlock):
     """Encoder cell in the paper's words: expand by 1x1, depthwise 3x3, squeeze-excitation, project by 1x1, residual."""
 
     def __init__(self, channels: int) -> None:
@@ -92,7 +135,7 @@ class MobileNetV2Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        return in_parts(self._forward, x, channels=self.expand.out_channels)
+        return self._run(x, channels=self.expand.out_channels)
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
@@ -100,7 +143,7 @@ class MobileNetV2Cell(nn.Module):
         return added(x, self.project(self.gate.over(norm_silu(y))))
 
 
-class TopDownCell(nn.Module):
+class TopDownCell(WideBlock):
     """Top-down cell: widen by 3x3, depthwise 5x5, squeeze-excitation, project by 1x1, residual."""
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -113,7 +156,7 @@ class TopDownCell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        return in_parts(self._forward, x, channels=self.expand.out_channels)
+        return self._run(x, channels=self.expand.out_channels)
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
@@ -134,7 +177,7 @@ class UpConvolution(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
 
 
-class ExpertHead(nn.Module):
+class ExpertHead(WideBlock):
     """From the top-down feature and one modality's skip to that modality's expert, before it is split in two."""
 
     def __init__(self, channels: int, latent_channels: int) -> None:
@@ -146,7 +189,7 @@ class ExpertHead(nn.Module):
 
     def forward(self, feature: Tensor, skip: Tensor) -> Tensor:
         """Two (B, C, H, W) to (B, 2 L, H, W): L channels of mean, L of log-std."""
-        return in_parts(self._forward, feature, skip, channels=2 * feature.shape[1])
+        return self._run(feature, skip, channels=2 * feature.shape[1])
 
     def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
         y = self.conv1(norm_silu(torch.cat((feature, skip), 1)))
@@ -172,7 +215,7 @@ class ResidualBlock(nn.Module):
         return added(x, instance_norm(self.conv2(y)))
 
 
-class ImageHead(nn.Module):
+class ImageHead(WideBlock):
     """Decoder of one modality: residual blocks and two 7x7 convolutions from z1 to an image in [-1, 1]."""
 
     def __init__(self, channels_in: int, blocks: int, width: int | None = None) -> None:
@@ -185,7 +228,7 @@ class ImageHead(nn.Module):
 
     def forward(self, z1: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 1, H, W)."""
-        return in_parts(self._forward, z1.contiguous(), channels=self.conv.out_channels)
+        return self._run(z1.contiguous(), channels=self.conv.out_channels)
 
     def _forward(self, z1: Tensor) -> Tensor:
         y = self.conv(self.blocks(self.widen(z1)))

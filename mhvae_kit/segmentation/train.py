@@ -90,7 +90,7 @@ def build_network(config: SegmentationConfig) -> nn.Module:
     Source:
         Ronneberger et al., MICCAI 2015; implementation of MONAI (monai.networks.nets.UNet), instance norm.
     """
-    return UNet(2, 1, 1, channels=config.channels, strides=(2,) * (len(config.channels) - 1), norm=__import__("os").environ.get("SEGNORM","instance"))
+    return UNet(2, 1, 1, channels=config.channels, strides=(2,) * (len(config.channels) - 1), norm="instance")
 
 
 def augmented(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mhvae_kit.data import PhantomDataset
 from mhvae_kit.errors import DataError, InputError, MissingError, RunError, explain
+from mhvae_kit.launch import check_devices, threads_each
+from mhvae_kit.progress import progress
+from mhvae_kit.synthesis.parallel import shared_out
 from mhvae_kit.synthesis.volume import SynthesizedVolume, synthesize_volume
 
 _ENDING = re.compile(r"\.nii(\.gz)?$")
@@ -107,7 +111,13 @@ def phantom_cases(
 
 
 def synthesize_cases(
-    model: Any, cases: Sequence[Case], targets: Iterable[str] | None = None, *, output: str | Path, **options: Any
+    model: Any,
+    cases: Sequence[Case],
+    targets: Iterable[str] | None = None,
+    *,
+    output: str | Path,
+    devices: int = 1,
+    **options: Any,
 ) -> list[SynthesizedVolume]:
     """`synthesize_volume` for each patient, into <output>/<case>. Patients that are done are left as they are.
 
@@ -118,6 +128,8 @@ def synthesize_cases(
         cases: The patients.
         targets: Modalities to decode; None takes all that a patient lacks.
         output: Folder of the results.
+        devices: Processes that the patients are shared out over, on a machine with GPUs one a GPU; results are the
+            same. A script that asks for several needs `if __name__ == "__main__":` around its work.
         **options: Of `synthesize_volume`, but fov, labels and case.
     Returns:
         One a patient.
@@ -125,20 +137,34 @@ def synthesize_cases(
         InputError: A setting does not fit.
         RunError: The disk is full; or, when all others are done, names the patients that could not be.
     """
-    output = Path(output).expanduser()
-    done, failed = [], []
-    for case in cases:
-        given: dict[str, Any] = {"fov": case.fov, "labels": case.labels, "case": case.name}
-        try:
-            result = synthesize_volume(model, case.inputs, targets, output=output / case.name, **given, **options)
-        except (DataError, MissingError) as error:
-            failed.append(f"{case.name}: {error}")
-        else:
-            done.append(result)
+    if not cases:
+        raise InputError(explain("there is no patient to synthesise", expected="at least one"))
+    names = None if targets is None else list(targets)
+    work = partial(_one, targets=names, output=Path(output).expanduser(), **options)
+    results: dict[int, SynthesizedVolume | str] = {}
+    if min(devices, len(cases)) == 1:
+        results.update((i, work(model, case)) for i, case in enumerate(cases))
+    else:
+        quiet = partial(work, show_progress=False)
+        shown = options.get("show_progress", True)
+        processes = min(check_devices(devices, device=next(model.parameters()).device.type), len(cases))
+        with progress(total=len(cases), desc="synthesis", unit="patient", disable=not shown) as bar:
+            for i, result in shared_out(quiet, cases, model, processes, threads_each(processes)):
+                results[i] = result
+                bar.update(1)
+    in_order = [results[i] for i in range(len(cases))]
+    failed = [result for result in in_order if isinstance(result, str)]
     if failed:
         mend = "mend them and give the same command; those that are done are kept"
         problem = f"{len(failed)} of {len(cases)} patients could not be synthesised"
         raise RunError(explain(problem, got=" | ".join(failed[:5]), mend=mend))
-    if not cases:
-        raise InputError(explain("there is no patient to synthesise", expected="at least one"))
-    return done
+    return [result for result in in_order if not isinstance(result, str)]
+
+
+def _one(model: Any, case: Case, *, targets: list[str] | None, output: Path, **options: Any) -> SynthesizedVolume | str:
+    """One patient's result, or what is wrong with its files."""
+    given: dict[str, Any] = {"fov": case.fov, "labels": case.labels, "case": case.name}
+    try:
+        return synthesize_volume(model, case.inputs, targets, output=output / case.name, **given, **options)
+    except (DataError, MissingError) as error:
+        return f"{case.name}: {error}"

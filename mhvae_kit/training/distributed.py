@@ -7,13 +7,43 @@ get no gradient in a step and several passes per step all work without a special
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mhvae_kit.errors import InputError, explain
+from mhvae_kit.errors import InputError, RunError, explain
+
+
+def share_of(batch_size: int, processes: int) -> int:
+    """Slices of a step that each of some processes works on.
+
+    Raises:
+        InputError: They cannot be shared evenly.
+    """
+    if batch_size % processes:
+        raise InputError(
+            explain(
+                "the batch cannot be shared evenly",
+                got=f"batch_size {batch_size} over {processes} processes",
+                expected="a multiple of the number of processes",
+                mend="change batch_size",
+            )
+        )
+    return batch_size // processes
+
+
+@contextmanager
+def _one_may_be_lost() -> Iterator[None]:
+    """Say in a sentence that another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        mend = "see what it said; the same command goes on from the last checkpoint"
+        raise RunError(explain("another process of this training has ended", got=told, mend=mend)) from error
 
 
 class Processes:
@@ -38,16 +68,7 @@ class Processes:
 
     def share(self, batch_size: int) -> range:
         """Positions of the global batch that belong to this process."""
-        if batch_size % self.size:
-            raise InputError(
-                explain(
-                    "the batch cannot be shared evenly",
-                    got=f"batch_size {batch_size} over {self.size} processes",
-                    expected="a multiple of the number of processes",
-                    mend="change batch_size",
-                )
-            )
-        part = batch_size // self.size
+        part = share_of(batch_size, self.size)
         return range(self.rank * part, (self.rank + 1) * part)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -59,7 +80,8 @@ class Processes:
             return
         parameters = [p for p in parameters if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
+        with _one_may_be_lost():
+            dist.all_reduce(flat)
         flat /= self.size
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad.copy_(part.view_as(p))
@@ -68,14 +90,16 @@ class Processes:
         """Mean of a small tensor over the processes."""
         if self.size > 1:
             value = value.clone()
-            dist.all_reduce(value)
+            with _one_may_be_lost():
+                dist.all_reduce(value)
             value /= self.size
         return value
 
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
-            dist.barrier()
+            with _one_may_be_lost():
+                dist.barrier()
 
     def close(self) -> None:
         """End what the constructor started."""

@@ -184,12 +184,12 @@ class Trainer:
                     self._keep_before_adversarial()
                     stage = stage_at(config, state.step)
                     values = train_step(state, self._batch(), self.processes, self.folder)
-                    values = self._average(values)
+                    values, stopping = self._average(values, stop.is_set())
                     if log is not None:
                         log.step(state.step, stage, values)
                         self._after_step(log)
                         curves.update()
-                    if stop.is_set():
+                    if stopping:
                         self._save()
                         raise KeyboardInterrupt
         finally:
@@ -205,9 +205,13 @@ class Trainer:
         items = batch_of_step(self.slices, self.config, self.state.step, self.share, self.processes.device)
         return Batch(items["images"], list(self.share), items["sources"], items["present"])
 
-    def _average(self, values: dict[str, float]) -> dict[str, float]:
-        stacked = self.processes.average(torch.tensor(list(values.values()), device=self.processes.device))
-        return dict(zip(values, stacked.tolist(), strict=True)) if self.processes.size > 1 else values
+    def _average(self, values: dict[str, float], stopping: bool) -> tuple[dict[str, float], bool]:
+        """Means over the processes, and whether one of them is to stop: then all do, after the same step."""
+        if self.processes.size == 1:
+            return values, stopping
+        stacked = torch.tensor([*values.values(), float(stopping)], device=self.processes.device)
+        *means, asked = self.processes.average(stacked).tolist()
+        return dict(zip(values, means, strict=True)), asked > 0
 
     def _keep_before_adversarial(self) -> None:
         """Keep the state in which GAN and no-GAN runs are still the same."""

@@ -21,11 +21,13 @@ def pass_shares(config: TrainingConfig, passes: Sequence[ObservedRows]) -> Tenso
     """Weight of each pass in the loss of each slice, (P, B): they add up to 1, and one that observes nothing has none.
 
     Args:
-        config: `joint_weight` is that of the first pass, against 1 of the others.
+        config: `joint_weight` is that of the first pass, which observes all, and `synthesis_weight` that of the last,
+            which observes some of the images besides `alone`.
         passes: From `mixture_of_step`.
     """
     observes = torch.stack([torch.stack(list(rows.values())).any(0) for rows in passes]).float()
     observes[0] *= config.joint_weight
+    observes[2:] *= config.synthesis_weight
     return observes / observes.sum(0)
 
 

@@ -16,6 +16,7 @@ from mhvae_kit.config import TrainingConfig
 from mhvae_kit.errors import DataError, InputError, RunError, explain
 from mhvae_kit.files import atomic_path
 from mhvae_kit.networks.backbone import MultimodalVAE
+from mhvae_kit.networks.blocks import checkpoint_gradients
 from mhvae_kit.networks.discriminator import PatchDiscriminator
 from mhvae_kit.networks.storage import make_model
 
@@ -99,6 +100,7 @@ class TrainingState:
             size, width, depth = config.model.image_size, config.discriminator_channels, config.discriminator_layers
             names = config.model.modalities if config.gan else ()
             self.critics = nn.ModuleDict({m: PatchDiscriminator(size, width, depth) for m in names}).to(device)
+        checkpoint_gradients(self.model, config.checkpoint_gradients)
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
         rate = config.discriminator_learning_rate
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=rate) if config.gan else None

@@ -174,9 +174,14 @@ def scored_images(objective: Objective, observed: Subset, images: Mapping[Modali
 
 def pass_weights(config: TrainingConfig, subsets: Sequence[Subset]) -> list[float]:
     """Weight of each observed subset's negative ELBO in the loss; they add up to 1."""
-    everything = len(config.model.modalities)
-    weights = [config.joint_weight if len(subset) == everything else 1.0 for subset in subsets]
+    weights = [_pass_weight(config, subset) for subset in subsets]
     return [weight / sum(weights) for weight in weights]
+
+
+def _pass_weight(config: TrainingConfig, subset: Subset) -> float:
+    if len(subset) == len(config.model.modalities):
+        return config.joint_weight
+    return 1.0 if config.alone in subset else config.synthesis_weight
 
 
 def _loss_options(config: TrainingConfig) -> dict[str, Any]:
