@@ -19,6 +19,7 @@ from mhvae_kit.errors import InputError, RunError, explain
 from mhvae_kit.progress import progress
 
 BACKGROUND = -1.0
+ACT = "RELU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,9 @@ def build_network(config: SegmentationConfig) -> nn.Module:
     Source:
         Ronneberger et al., MICCAI 2015; implementation of MONAI (monai.networks.nets.UNet), instance norm.
     """
-    return UNet(2, 1, 1, channels=config.channels, strides=(2,) * (len(config.channels) - 1), norm="instance")
+    return UNet(
+        2, 1, 1, channels=config.channels, strides=(2,) * (len(config.channels) - 1), norm="instance", act="RELU"
+    )
 
 
 def augmented(
