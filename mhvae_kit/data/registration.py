@@ -1,5 +1,8 @@
 """MR onto ultrasound: NiftyReg's reg_aladin when it is found, SimpleITK otherwise; transforms from files; similarity.
 
+Both only propose. What they find, and the images as they lie, are compared by LC2 (`linear_combination`), the best is
+climbed from, and the best of all is taken: the optimum of mutual information can lie millimetres from the truth.
+
 Throughout, a transform maps points of the fixed image (ultrasound, mm, LPS) to points of the moving one (MR): what
 `SimpleITK.Resample` needs to bring MR onto the ultrasound's grid.
 """
@@ -21,6 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from mhvae_kit.data.coordinates import from_sitk, transform_from_ras, transform_ras
+from mhvae_kit.data.linear_combination import COARSE, FINE, LinearCombination, nearest_rigid, search
 from mhvae_kit.errors import DataError, InputError, MissingError, RunError, explain
 
 METHODS = ("auto", "reg_aladin", "simpleitk", "none")
@@ -28,7 +32,9 @@ BINS = 48
 VOLUME_CHANGE = (0.2, 5.0)
 """Determinants outside this range are no registration of one head with itself."""
 AFFINE_GAIN = 0.05
-"""Share by which an affine must raise the mutual information over a rigid transform to be kept."""
+"""Share by which an affine must raise LC2 over the best rigid transform to be kept: more parameters always raise it."""
+RIGID_WITHIN = 0.01
+"""Largest stretch of a transform that still counts as rigid."""
 TIME_LIMIT_S = 1800
 
 
@@ -38,7 +44,7 @@ class Registration:
 
     Attributes:
         transform: Fixed points to moving points, LPS in mm.
-        method: "reg_aladin", "simpleitk", "file" or "none".
+        method: Who proposed it: "reg_aladin", "simpleitk", "file" or "none".
         before, after: Mattes mutual information inside the fan without and with the transform; higher is better.
         remark: Empty, or why the transform is not the one that was looked for.
     """
@@ -97,7 +103,9 @@ def check_method(method: str) -> str:
 def register(
     fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, method: str = "auto", seed: int = 0
 ) -> Registration:
-    """Affine registration of MR to ultrasound. A result that is less similar than the start is not taken.
+    """Registration of MR to ultrasound: rigid, or affine when that is clearly more similar.
+
+    A result that is less similar (LC2) than the images as they lie is not taken.
 
     Args:
         fixed: Ultrasound.
@@ -112,16 +120,43 @@ def register(
     if method == "none":
         return Registration(identity, method, before, before)
     try:
-        found = _aladin(fixed, moving, mask) if method == "reg_aladin" else _simpleitk(fixed, moving, mask, seed)
-        check_transform(found, "the registration's result")
-        after = mutual_information(fixed, moving, mask, found)
+        found = _best(fixed, moving, mask, method, seed)
     except (RuntimeError, DataError) as error:  # no overlap left, or a program that failed
         reason = " ".join(str(error).split())[-160:]
         return Registration(identity, method, before, before, f"registration failed, images kept in place: {reason}")
-    if not after > before:
-        remark = f"registration made it worse ({after:.4f}), images kept in place"
-        return Registration(identity, method, before, before, remark)
-    return Registration(found, method, before, after)
+    if found is None:
+        return Registration(identity, method, before, before, "nothing more similar was found, images kept in place")
+    return Registration(found, method, before, mutual_information(fixed, moving, mask, found))
+
+
+def _best(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, method: str, seed: int) -> sitk.Transform | None:
+    """The most similar of what a method proposes and what is found from there; None if it is the images as they lie.
+
+    The search starts from the best of the proposals and of the images as they lie. It may pass through a coarse level,
+    whose optimum is wider but not as exact, when that helps.
+    """
+    fine = LinearCombination(fixed, moving, mask, FINE)
+    proposals = [_aladin(fixed, moving, mask) if method == "reg_aladin" else _rigid(fixed, moving, mask, seed)]
+    proposals = [check_transform(found, "the registration's result") for found in proposals]
+    stay = nearest_rigid(sitk.AffineTransform(3), _centre(mask))
+    start = max([stay, *(nearest_rigid(p, _centre(mask)) for p in proposals)], key=fine.value)
+    coarse = search(LinearCombination(fixed, moving, mask, COARSE), start)
+    climbed = search(fine, max([start, coarse], key=fine.value))
+    if method == "simpleitk":
+        proposals.append(check_transform(_affine(fixed, moving, mask, climbed, seed), "the registration's result"))
+    # Of equals the first is taken: a proposal that cannot be bettered stays as it is.
+    rigid = max([stay, *(p for p in proposals if _is_rigid(p)), climbed], key=fine.value)
+    wanted = (1 + AFFINE_GAIN) * fine.value(rigid)
+    affine = max((p for p in proposals if not _is_rigid(p)), key=fine.value, default=rigid)
+    if fine.value(affine) > wanted:
+        return affine
+    return None if rigid is stay else rigid
+
+
+def _is_rigid(transform: sitk.Transform) -> bool:
+    """Whether a linear transform stretches no direction by more than `RIGID_WITHIN`."""
+    stretches = np.linalg.svd(transform_ras(transform)[:3, :3], compute_uv=False)
+    return bool(np.abs(stretches - 1).max() <= RIGID_WITHIN)
 
 
 def mutual_information(
@@ -146,23 +181,22 @@ def _smooth(image: sitk.Image, sigma_mm: float) -> sitk.Image:
     return sitk.DiscreteGaussian(sitk.Cast(image, sitk.sitkFloat32), sigma_mm**2, 32, 0.01, True)
 
 
-def _simpleitk(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, seed: int) -> sitk.Transform:
-    """Rigid, then affine, each from coarse to fine, about the fan's centre. One thread, so the result can be repeated.
-
-    Mutual information always grows with more parameters, and an affine that follows it too far is worse than none:
-    the affine is kept only when it gains clearly.
-    """
-    centre = _centre(mask)
+def _rigid(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, seed: int) -> sitk.Transform:
+    """The rigid optimum of mutual information, coarse to fine, about the fan's centre. One thread, so it repeats."""
     rigid = sitk.Euler3DTransform()
-    rigid.SetCenter(centre)
-    rigid = _optimise(fixed, moving, mask, rigid, seed, levels=((4, 3.0), (2, 1.0), (1, 0.0)), step=1.0)
+    rigid.SetCenter(_centre(mask))
+    return _optimise(fixed, moving, mask, rigid, seed, levels=((4, 3.0), (2, 1.0)), step=1.0)
+
+
+def _affine(
+    fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, rigid: sitk.Euler3DTransform, seed: int
+) -> sitk.Transform:
+    """The affine optimum of mutual information near a rigid transform."""
     affine = sitk.AffineTransform(3)
-    affine.SetCenter(centre)
+    affine.SetCenter(rigid.GetCenter())
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
-    affine = _optimise(fixed, moving, mask, affine, seed, levels=((2, 1.0), (1, 0.0)), step=0.25)
-    scores = [mutual_information(fixed, moving, mask, found) for found in (rigid, affine)]
-    return affine if scores[1] > (1 + AFFINE_GAIN) * scores[0] else rigid
+    return _optimise(fixed, moving, mask, affine, seed, levels=((2, 1.0),), step=0.25)
 
 
 def _centre(mask: sitk.Image) -> tuple[float, ...]:

@@ -32,9 +32,19 @@ def everywhere(image: sitk.Image) -> sitk.Image:
     return sitk.Cast(image > -1, sitk.sitkUInt8)
 
 
-def test_mr_is_found_on_ultrasound_within_a_millimetre_and_a_degree():
-    images = phantom_images("phantom-test-000", GEOMETRY)
-    us, known = images["us"], known_transform(images["us"], (3.0, -2.0, 3.5), (2.5, -1.5, 2.0))
+@pytest.mark.parametrize(
+    ("case", "degrees", "shift_mm"),
+    [
+        ("phantom-test-000", (3.0, -2.0, 3.5), (2.5, -1.5, 2.0)),
+        # The optimum of mutual information is 3.9 mm and 3.5 degrees off here.
+        ("phantom-test-002", (2.0, 3.0, -3.0), (-1.5, 2.5, 1.5)),
+        # A wide dark edge, where windows that count by their variance are drawn off.
+        ("phantom-test-006", (-3.0, 2.5, 2.0), (2.0, 1.5, -2.5)),
+    ],
+)
+def test_mr_is_found_on_ultrasound_within_a_millimetre_and_a_degree(case, degrees, shift_mm):
+    images = phantom_images(case, GEOMETRY)
+    us, known = images["us"], known_transform(images["us"], degrees, shift_mm)
     mask = sitk.Cast(us > 0, sitk.sitkUInt8)
     found = registration.register(us, moved(images["t2"], known), mask, "simpleitk")
     apart_mm, apart_deg = registration.difference(found.transform, known, fan_points(us))
@@ -137,22 +147,57 @@ def test_what_is_there_decides(no_aladin):
         registration.check_method("elastic")
 
 
-def test_reg_aladin_is_called_with_files_in_ras_and_its_matrix_is_read_as_ras(tmp_path, monkeypatch):
+@pytest.fixture
+def aladin_answers(tmp_path, monkeypatch):
     """A stand-in that does what NiftyReg documents: affine.txt maps reference points to floating points in RAS."""
+
+    def install(answer: sitk.Transform) -> None:
+        np.savetxt(tmp_path / "answer.txt", transform_ras(answer))
+        program = tmp_path / "reg_aladin"
+        lines = ["import shutil, sys", "at = sys.argv.index", "import nibabel"]
+        lines += ["nibabel.load(sys.argv[at('-ref') + 1]); nibabel.load(sys.argv[at('-flo') + 1])"]
+        lines += [f"shutil.copy({str(tmp_path / 'answer.txt')!r}, sys.argv[at('-aff') + 1])"]
+        program.write_text(f"#!{sys.executable}\n" + "\n".join(lines) + "\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(registration, "find_reg_aladin", lambda: program)
+
+    return install
+
+
+def test_reg_aladin_is_called_with_files_in_ras_and_its_matrix_is_read_as_ras(aladin_answers, monkeypatch):
     us = blobs()
     known = known_transform(us, (4, -2, 3), (1, 2, -1))
-    np.savetxt(tmp_path / "answer.txt", transform_ras(known))
-    program = tmp_path / "reg_aladin"
-    lines = ["import shutil, sys", "at = sys.argv.index", "import nibabel"]
-    lines += ["nibabel.load(sys.argv[at('-ref') + 1]); nibabel.load(sys.argv[at('-flo') + 1])"]
-    lines += [f"shutil.copy({str(tmp_path / 'answer.txt')!r}, sys.argv[at('-aff') + 1])"]
-    program.write_text(f"#!{sys.executable}\n" + "\n".join(lines) + "\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(registration, "find_reg_aladin", lambda: program)
+    aladin_answers(known)
+    monkeypatch.setattr(registration, "search", lambda similarity, start: start)  # the answer itself is looked at
     found = registration.register(us, moved(us, known), everywhere(us), "auto")
     assert found.method == "reg_aladin" and not found.remark and found.after > found.before
     apart_mm, apart_deg = registration.difference(found.transform, known, fan_points(us))
     assert apart_mm < 1e-3 and apart_deg < 1e-3
+
+
+@pytest.mark.parametrize("stretch", [1.0, 1.04])
+def test_what_reg_aladin_misses_is_found_from_there(aladin_answers, stretch):
+    """Off by some mm, rigid or stretched: the answer is a start, not the end."""
+    us = blobs()
+    known = known_transform(us, (4, -2, 3), (1, 2, -1))
+    off = registration.chain(known, known_transform(us, (0, 2, 0), (1.5, 0, -1)))
+    aladin_answers(registration.chain(transform_from_ras(np.diag([stretch] * 3 + [1.0])), off))
+    found = registration.register(us, moved(us, known), everywhere(us), "reg_aladin")
+    apart_mm, apart_deg = registration.difference(found.transform, known, fan_points(us))
+    assert apart_mm < 0.3 and apart_deg < 0.5
+
+
+def test_an_affine_is_kept_only_when_lc2_gains_clearly(no_aladin, monkeypatch):
+    """Mutual information grows along a stretch that is wrong; a stretch that is right is kept."""
+    us, known = blobs(), known_transform(blobs(), (2, -1, 1), (0.5, 1, -0.5))
+    stretch = transform_from_ras(np.diag([1.06, 1.0, 0.96, 1.0]))
+    monkeypatch.setattr(registration, "_rigid", lambda *_: known)
+    monkeypatch.setattr(registration, "search", lambda similarity, start: start)
+    monkeypatch.setattr(registration, "_affine", lambda *_: registration.chain(stretch, known))
+    wrong = registration.register(us, moved(us, known), everywhere(us), "simpleitk")
+    assert registration.difference(wrong.transform, known, fan_points(us))[0] < 1e-3
+    right = registration.register(resample(us, us, stretch), moved(us, known), everywhere(us), "simpleitk")
+    assert registration.difference(right.transform, registration.chain(stretch, known), fan_points(us))[0] < 1e-3
 
 
 def test_a_program_that_fails_leaves_the_images_in_place(tmp_path, monkeypatch):
