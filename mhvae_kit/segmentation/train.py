@@ -150,8 +150,8 @@ def train_segmenter(
         torch.manual_seed(seed)
         network = build_network(config).to(device)
     rng = np.random.default_rng(seed)
-    loss_of = DiceCELoss(sigmoid=True, batch=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    loss_of = DiceCELoss(sigmoid=True, batch=True, lambda_ce=float(__import__("os").environ.get("LCE","1")))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9,float(__import__("os").environ.get("B2","0.999"))), weight_decay=1e-4)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
     network.train()
     with progress(total=config.steps, desc="segmentation", unit="step", disable=not show_progress) as bar:
