@@ -7,7 +7,7 @@
 #   snakemake --cores 2 sweep --config table=sweep.csv     one run a row of a CSV or YAML file, then one tidy table
 #
 # A run is done when its results.json is there. Done runs are not repeated; failed and killed ones are, and a training
-# goes on from its checkpoints. profiles/default says so to Snakemake. On a cluster: snakemake --profile <yours> ...
+# goes on from its checkpoints. profiles/default says so to Snakemake. On SLURM: snakemake --profile profiles/slurm ...
 
 import json
 import os
