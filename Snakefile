@@ -4,6 +4,7 @@
 #   snakemake --cores 2 gallery                            notebooks 00 to 03 and 05 to 07 as a static site
 #   snakemake --cores 2 table1                             every row of Table 1, then its notebook; --config preset=smoke
 #   snakemake --cores 2 missing                            training with missing images, notebook 08
+#   snakemake --cores 2 degradation                        which defects of synthetic images hurt segmentation, notebook 09
 #   snakemake --cores 2 sweep --config table=sweep.csv     one run a row of a CSV or YAML file, then one tidy table
 #
 # A run is done when its results.json is there. Done runs are not repeated; failed and killed ones are, and a training
@@ -14,6 +15,7 @@ import os
 import shlex
 import sys
 
+from mhvae_kit import degradation as study
 from mhvae_kit.sweeps import read_sweep, sweep_name
 from mhvae_kit.table1 import ROWS
 
@@ -220,6 +222,89 @@ rule missing_report:
 rule missing:
     input:
         f"{RUNS}/missing-{config.get('preset', 'demo')}/index.html",
+
+
+# The degradation study: a cell is one set of training images with its networks; each is one call with a results file.
+# --config only=blur,rigid takes some of its conditions.
+DEGRADATION = study.plan(config.get("preset", "demo"), config.get("only"))
+CELLS = {cell.key: cell for cell in study.plan("smoke") + study.plan("demo") + study.plan("paper")}
+
+
+def needed_by_cell(wildcards):
+    """The plan, and the model that makes a cell's images; ancient, as what was trained stays as it is."""
+    needs, preset = CELLS[wildcards.key].needs, wildcards.preset
+    found = [f"{RUNS}/{preset}-degradation-plan.txt"]
+    if needs == "training":
+        found.append(f"{RUNS}/{preset}-degradation-training/results.json")
+    elif needs:
+        found.append(row_results(needs, preset))
+    return [ancient(path) for path in found]
+
+
+rule degradation_plan:
+    output:
+        f"{RUNS}/{{preset}}-degradation-plan.txt",
+    shell:
+        "{MHVAE} degradation-plan --preset {wildcards.preset} --cores {workflow.cores} | tee {output:q}"
+
+
+rule degradation_training:
+    output:
+        f"{RUNS}/{{preset}}-degradation-training/results.json",
+    priority: 1
+    threads: max(1, (workflow.cores or 1) // 2)
+    resources:
+        gpu=1,
+    shell:
+        "{MHVAE} degradation-training --preset {wildcards.preset} --root {RUNS}"
+
+
+rule degradation_cell:
+    input:
+        needed_by_cell,
+    output:
+        f"{RUNS}/{{preset}}-degradation-{{key}}/results.json",
+    wildcard_constraints:
+        key="(?!training|plan).+",
+    params:
+        name=lambda wildcards: CELLS[wildcards.key].name,
+        dose=lambda wildcards: "" if CELLS[wildcards.key].dose is None else f"--dose {CELLS[wildcards.key].dose}",
+    threads: 1
+    resources:
+        gpu=1,
+    shell:
+        "{MHVAE} degradation-cell {params.name} {params.dose} --preset {wildcards.preset} --root {RUNS}"
+
+
+rule degradation_notebook:
+    input:
+        [f"{RUNS}/{{preset}}-degradation-{cell.key}/results.json" for cell in DEGRADATION],
+    output:
+        f"{RUNS}/{{preset}}-09_degradation_study/results.json",
+    params:
+        cells_root=os.path.abspath(RUNS),
+        only=config.get("only", ""),
+    threads: workflow.cores
+    shell:
+        "{MHVAE} run 09_degradation_study -p preset={wildcards.preset} -p cells_root={params.cells_root:q}"
+        " -p only={params.only:q} --root {RUNS} --run-id {wildcards.preset}-09_degradation_study"
+
+
+rule degradation_report:
+    input:
+        rules.degradation_notebook.output,
+    output:
+        f"{RUNS}/degradation-{{preset}}/index.html",
+    params:
+        run=lambda wildcards, input: os.path.dirname(input[0]),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "{MHVAE} report {params.run:q} --output {params.folder:q}"
+
+
+rule degradation:
+    input:
+        f"{RUNS}/degradation-{config.get('preset', 'demo')}/index.html",
 
 
 if "table" in config:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mhvae_kit.cli_degradation import degradation_cell, degradation_plan, degradation_training
 from mhvae_kit.cli_errors import plain_errors
 from mhvae_kit.cli_prepare import prepare
 from mhvae_kit.cli_volumes import generalise, import_authors, synthesize
@@ -22,7 +23,15 @@ app = typer.Typer(
 )
 phantom_app = typer.Typer(help="The embedded phantom dataset.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(phantom_app, name="phantom")
-for command in (prepare, synthesize, import_authors, generalise):
+for command in (
+    prepare,
+    synthesize,
+    import_authors,
+    generalise,
+    degradation_cell,
+    degradation_plan,
+    degradation_training,
+):
     app.command()(command)
 
 Root = Annotated[Path | None, typer.Option(help="Folder of all runs; without it MHVAE_RUNS or the project's runs/.")]

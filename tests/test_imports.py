@@ -19,7 +19,7 @@ LAYERS = (
     {"runner", "notebook_process", "sweeps", "report", "report_style", "run_tables", "commands", "widgets"}
     | {"table1", "degradation"},
     {"gallery", "preparation", "commands_volumes", "cli_errors", "bench"},
-    {"cli", "cli_prepare", "cli_volumes"},
+    {"cli", "cli_degradation", "cli_prepare", "cli_volumes"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -119,8 +119,6 @@ def _changed(
 def temperature_of(condition: Condition, study: Study) -> float:
     """Temperature of a condition's images."""
     clean, dose = study.temperature, condition.dose or 0.0
-    if condition.name == "synthetic-tau-000":
-        return 0.0
     if condition.name == "synthetic-tau-100":
         return 1.0
     if condition.name == "temperature-low":

@@ -11,21 +11,29 @@ import torch
 from monai.inferers import SliceInferer
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from monai.transforms import KeepLargestConnectedComponent
+from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
 from mhvae_kit.errors import InputError, explain
 
+SMOOTH_MM = 2.0
+"""Standard deviation over neighbouring slices."""
 COLUMNS = ("case", "dice", "hd95_mm", "assd_mm", "volume_ml", "predicted_ml")
 
 
 def segment_cases(
-    network: nn.Module, volumes: Mapping[str, np.ndarray], *, batch_size: int = 16
+    network: nn.Module, volumes: Mapping[str, np.ndarray], *, slice_mm: float = 1.0, batch_size: int = 16
 ) -> dict[str, np.ndarray]:
-    """Segment volumes slice by slice and keep the largest connected piece of each, as a patient has one tumour.
+    """Segment volumes slice by slice.
+
+    The logits of a slice and of its mirror image are averaged, then smoothed over neighbouring slices, which see the
+    same tumour through other speckle; of what is above 0 the largest connected piece is kept, as a patient has one
+    tumour.
 
     Args:
         network: From `train_segmenter`.
         volumes: By case, (D, H, W) float32 in [-1, 1].
+        slice_mm: Distance of neighbouring slices.
         batch_size: Slices a forward pass.
     Returns:
         By case, (D, H, W) bool.
@@ -36,8 +44,10 @@ def segment_cases(
     with torch.inference_mode():
         for case, volume in volumes.items():
             inferer = SliceInferer(roi_size=volume.shape[1:], sw_batch_size=batch_size, spatial_dim=0)
-            logits = inferer(torch.from_numpy(np.ascontiguousarray(volume))[None, None].to(device), network)
-            mask = (logits[0] > 0).to(torch.uint8).cpu()
+            image = torch.from_numpy(np.ascontiguousarray(volume))[None, None].to(device)
+            logits = (inferer(image, network) + inferer(image.flip(-1), network).flip(-1))[0, 0] / 2
+            smooth = gaussian_filter1d(logits.float().cpu().numpy(), SMOOTH_MM / slice_mm, axis=0, mode="nearest")
+            mask = torch.from_numpy((smooth > 0).astype(np.uint8))[None]
             found[case] = np.asarray(keep(mask))[0].astype(bool)
     return found
 

@@ -19,7 +19,6 @@ from mhvae_kit.errors import InputError, RunError, explain
 from mhvae_kit.progress import progress
 
 BACKGROUND = -1.0
-ACT = "RELU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +32,18 @@ class SegmentationConfig:
         learning_rate: Largest rate of AdamW; one cycle up and down over the steps.
         rotation_rad, scale, shift_px: Largest augmentation: turn about the slice's centre, relative size, shift.
         gain: Largest change of the grey level, of the range -1 to 1; the operator's gain is never known.
+        bfloat16: Whether convolutions run in bfloat16 while it is trained: a third less time on a CPU that has it.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 128)
-    steps: int = 400
+    steps: int = 600
     batch_size: int = 16
     learning_rate: float = 5e-3
     rotation_rad: float = 0.35
     scale: float = 0.15
     shift_px: float = 5.0
     gain: float = 0.15
+    bfloat16: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could use."""
@@ -150,8 +151,8 @@ def train_segmenter(
         torch.manual_seed(seed)
         network = build_network(config).to(device)
     rng = np.random.default_rng(seed)
-    loss_of = DiceCELoss(sigmoid=True, batch=True, lambda_ce=float(__import__("os").environ.get("LCE","1")))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9,float(__import__("os").environ.get("B2","0.999"))), weight_decay=1e-4)
+    loss_of = DiceCELoss(sigmoid=True, batch=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
     network.train()
     with progress(total=config.steps, desc="segmentation", unit="step", disable=not show_progress) as bar:
@@ -160,7 +161,9 @@ def train_segmenter(
             images = torch.from_numpy(slices.images[chosen][:, None]).to(device)
             labels = torch.from_numpy(slices.labels[chosen][:, None].astype(np.float32)).to(device)
             images, labels = augmented(images, labels, config, rng)
-            loss = loss_of(network(images), labels)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=config.bfloat16):
+                logits = network(images)
+            loss = loss_of(logits.float(), labels)
             if not torch.isfinite(loss):
                 raise RunError(explain(f"the segmentation loss is not finite at step {step}", got=float(loss)))
             optimizer.zero_grad(set_to_none=True)

@@ -23,7 +23,8 @@ class PhantomPreset:
     """Geometry and number of patients of one preset.
 
     Attributes:
-        name: "smoke", "demo" or "paper"; "demo_large" is "demo" with nine times the training patients.
+        name: "smoke", "demo" or "paper"; "demo_large" is "demo" with nine times the training patients; "demo_ood" and
+            "paper_ood" are cohorts of ood patients alone, as many as "demo" has for training.
         size_px: Height and width of a slice. All presets look at the same 96 mm x 96 mm field.
         n_slices: Number of slices of a slab.
         spacing_mm: Size of the cubic voxels.
@@ -65,6 +66,20 @@ PRESETS = {
             n_slices=24,
             spacing_mm=1.0,
             n_cases={"train": 504, "validation": 6, "test": 10, "ood": 6},
+        ),
+        PhantomPreset(
+            name="demo_ood",
+            size_px=96,
+            n_slices=24,
+            spacing_mm=1.0,
+            n_cases={"train": 0, "validation": 0, "test": 0, "ood": 56},
+        ),
+        PhantomPreset(
+            name="paper_ood",
+            size_px=192,
+            n_slices=48,
+            spacing_mm=0.5,
+            n_cases={"train": 0, "validation": 0, "test": 0, "ood": 56},
         ),
         PhantomPreset(
             name="paper",
