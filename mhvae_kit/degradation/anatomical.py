@@ -26,8 +26,11 @@ ELASTIC_SCALE_MM = 10.0
 RING_MM = 6.0
 """Width of the surroundings that the tumour is compared with."""
 EDGE_MM = 1.5
+CORE_MM = 1.5
+"""What is finer than a Gaussian of this width stays in a tumour without contrast."""
 FULL_BORDER_MM = 6.0
-FADES_MM = 10.0
+FULL_BORDER_SHIFT_MM = 5.0
+FADES_MM = 6.0
 FULL_MASSES = 8
 MASS_LEVEL = 0.45
 STRUCTURE_MM = 3.0
@@ -75,15 +78,15 @@ def elastic(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
 
 
 def contrast_lost(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
-    """The tumour's mean level moved to that of its surroundings; its texture stays."""
+    """The tumour's structure, cyst and rim included, moved to the mean level of its surroundings; its texture stays."""
     distance = signed_distance_px(scene.labels) * scene.spacing_mm
     ring = (distance > 0) & (distance < RING_MM) & scene.fov
     inside = scene.labels & scene.fov
     if not ring.any() or not inside.any():
         return scene.images
-    gap = float(scene.images[ring].mean() - scene.images[inside].mean())
+    structure = smoothed(scene.images, scene.fov, CORE_MM / scene.spacing_mm)
     soft = np.clip(0.5 - distance / (2 * EDGE_MM), 0.0, 1.0)
-    return scene.images + np.float32(parameters["dose"] * gap) * soft
+    return scene.images + np.float32(parameters["dose"]) * soft * (scene.images[ring].mean() - structure)
 
 
 def border_blurred(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
@@ -97,7 +100,7 @@ def border_blurred(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
 
 def draw_border_shift(rng: np.random.Generator, dose: float, scene: Scene) -> dict[str, Any]:
     """How far the border moves outwards (positive) or inwards, in mm."""
-    return {"shift_mm": FULL_BORDER_MM * dose * int(rng.choice((-1, 1)))}
+    return {"shift_mm": FULL_BORDER_SHIFT_MM * dose * int(rng.choice((-1, 1)))}
 
 
 def border_shifted(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mhvae_kit.degradation.operators import Scene
 
 FULL_BLUR_MM = 3.0
-FULL_SPECKLE_DB = 12.0
+FULL_SPECKLE_DB = 8.0
 RANGE_DB = 40.0
 """What -1 to 1 stands for in the phantom's ultrasound."""
 GRAIN_MM = 0.8

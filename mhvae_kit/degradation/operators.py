@@ -63,7 +63,7 @@ _OPERATORS = (
     Operator(
         "excess-speckle",
         "excess speckle",
-        "a second speckle pattern of 12 dB spread on top",
+        "a second speckle pattern of 8 dB spread on top",
         "texture",
         appearance.draw_excess_speckle,
         appearance.excess_speckle,
@@ -119,7 +119,7 @@ _OPERATORS = (
     Operator(
         "contrast-lost",
         "tumour contrast lost",
-        "mean level of the tumour that of its surroundings",
+        "tumour at the mean level of its surroundings",
         "content",
         anatomical.draw_dose,
         anatomical.contrast_lost,
@@ -135,7 +135,7 @@ _OPERATORS = (
     Operator(
         "border-shifted",
         "tumour border shifted",
-        "tumour 6 mm larger or smaller than its label, by patient",
+        "tumour 5 mm larger or smaller than its label, by patient",
         "content",
         anatomical.draw_border_shift,
         anatomical.border_shifted,
