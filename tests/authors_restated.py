@@ -95,6 +95,11 @@ class MHVAE2D(torch.nn.Module):
     def load_state_dict(self, state):
         self.state = dict(state)
 
+    def _apply(self, change, recurse=True):
+        """What .double() and .float() do to a module's tensors."""
+        self.state = {name: change(value) for name, value in self.state.items()}
+        return self
+
     def conv(self, x, name, pad=1, stride=1, groups=1, mode=None):
         if mode:
             x, pad = F.pad(x, (pad,) * 4, mode=mode), 0
