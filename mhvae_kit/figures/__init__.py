@@ -12,6 +12,8 @@ from mhvae_kit.figures.curves import (
     score_intervals,
     spectrum_plot,
 )
+from mhvae_kit.figures.degradation import dose_response, metric_forest, metric_scatter, route_intervals, size_cliff
+from mhvae_kit.figures.degradation_sheet import DefectRow, DoseCell, surgeon_sheet
 from mhvae_kit.figures.divergence import kl_estimates
 from mhvae_kit.figures.experts import (
     Factors,
@@ -29,16 +31,21 @@ from mhvae_kit.figures.training_curves import loss_curves
 
 __all__ = [
     "MODALITY_COLOURS",
+    "DefectRow",
+    "DoseCell",
     "Factors",
     "RegistrationRow",
     "SynthesisRow",
     "case_grid",
+    "dose_response",
     "envelope_histogram",
     "kl_estimates",
     "level_colours",
     "level_factors",
     "level_strip",
     "loss_curves",
+    "metric_forest",
+    "metric_scatter",
     "modality_colour",
     "new_figure",
     "png_bytes",
@@ -46,10 +53,13 @@ __all__ = [
     "product_panels",
     "product_table",
     "registration_grid",
+    "route_intervals",
     "rule_curves",
     "save",
     "score_intervals",
     "show",
+    "size_cliff",
     "spectrum_plot",
+    "surgeon_sheet",
     "synthesis_grid",
 ]

@@ -77,15 +77,15 @@ def _draw(axes: Axes, image: np.ndarray, spacing: tuple[float, float], **options
     return axes.imshow(image, origin="upper", aspect=spacing[0] / spacing[1], interpolation="nearest", **options)
 
 
-def _outline(axes: Axes, mask: ArrayLike | None, shape: tuple[int, ...], colour: str) -> None:
-    """Contour of a mask; nothing for None, an empty mask or one that fills the frame."""
+def _outline(axes: Axes, mask: ArrayLike | None, shape: tuple[int, ...], colour: str, **look: object) -> None:
+    """Contour of a mask; nothing for None, an empty mask or one that fills the frame. `look` goes to contour."""
     if mask is None:
         return
     inside = np.squeeze(np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)) > 0
     if inside.shape != shape:
         raise InputError(explain("a mask does not fit its image", got=inside.shape, expected=shape))
     if inside.any() and not inside.all():
-        axes.contour(inside.astype(float), levels=[0.5], colors=[colour], linewidths=0.8)
+        axes.contour(inside.astype(float), levels=[0.5], colors=[colour], **{"linewidths": 0.8, **look})
 
 
 def _scale_bar(axes: Axes, shape: tuple[int, ...], spacing: tuple[float, float]) -> None:
