@@ -5,13 +5,14 @@
 #
 # Options: CORES=4             cores that Snakemake may use (2)
 #          PRESET=smoke        preset of `make report`, `make gallery` and `make table1` (demo)
+#          ONLY=blur,rigid     some conditions of `make degradation`
 #          PYTHON=python3.12   the interpreter that makes .venv
 #          TORCH_INDEX=URL     where torch comes from: an index URL of PyTorch's installation page, e.g. its CPU builds
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke table1 gallery outputs test lint lab report clean distclean
+.PHONY: help demo smoke table1 degradation gallery outputs test lint lab report clean distclean
 
 CORES ?= 2
 PRESET ?= demo
@@ -25,7 +26,8 @@ help:
 	  'make demo       run the four notebooks at the demo preset and write an HTML report (CORES=2)' \
 	  'make smoke      the same in little: minutes, for a look at whether all works' \
 	  'make table1     train and score every row of Table 1, then the table and its figure (PRESET=demo, CORES=2)' \
-	  'make test       ruff and pytest' \
+	  'make degradation  which defects of synthetic images hurt segmentation: the study and its notebook (ONLY=blur,rigid)' \
+  'make test       ruff and pytest' \
 	  'make gallery    notebooks 00 to 03 and 05 to 07 as a static site that opens from the disk (PRESET=demo)' \
 	  'make outputs    run notebook 05 again and keep its outputs, which the tests compare' \
 	  'make lab        JupyterLab on notebooks/, on this machine only' \
@@ -69,6 +71,14 @@ table1: $(READY)
 	@echo "tables:         $(CURDIR)/runs/$(PRESET)-04_table1/table1_*.csv, .md, .tex"
 	@echo "figure:         $(CURDIR)/runs/$(PRESET)-04_table1/figures/methods.png"
 	@echo "scores by row:  $(CURDIR)/runs/$(PRESET)-table1-*/scores.csv"
+
+degradation: $(READY)
+	@$(BIN)/mhvae degradation-plan --preset $(PRESET) --cores $(CORES) $(if $(ONLY),--only '$(ONLY)')
+	@$(BIN)/snakemake --cores $(CORES) degradation --config preset=$(PRESET) $(if $(ONLY),only='$(ONLY)')
+	@echo
+	@echo "report:  $(CURDIR)/runs/degradation-$(PRESET)/index.html  (opens in any browser, needs no network)"
+	@echo "tables:  $(CURDIR)/runs/$(PRESET)-09_degradation_study/*.csv"
+	@echo "cells:   $(CURDIR)/runs/$(PRESET)-degradation-*/"
 
 gallery: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) gallery --config preset=$(PRESET)

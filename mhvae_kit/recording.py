@@ -57,7 +57,7 @@ def is_done_with(folder: str | Path, parameters: Mapping[str, Any], what: str) -
                 f"{folder} is a finished run with other settings",
                 got=", ".join(f"{name}={parameters[name]}" for name in changed),
                 expected=", ".join(f"{name}={before.get(name)}" for name in changed),
-                mend="give another --run-id",
+                mend="give another run id or root, or delete that folder",
             )
         )
     return True
