@@ -29,9 +29,9 @@ def propagated(
     Returns:
         The moved label (D, H, W) bool, and what was drawn.
     Raises:
-        InputError: A negative error, or no tumour.
+        InputError: A negative or infinite error, or no tumour.
     """
-    if not error_mm >= 0 or not labels.any():
+    if not 0 <= error_mm < np.inf or not labels.any():
         got = f"an error of {error_mm} mm" if labels.any() else "a label without a voxel"
         raise InputError(explain("the label cannot be propagated", got=got, expected="0 mm or more, and a tumour"))
     field = _affine_px(labels.shape, rng)

@@ -47,7 +47,7 @@ class SegmentationConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could use."""
-        if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0 or len(self.channels) < 2:
+        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or len(self.channels) < 2:
             got = f"steps={self.steps}, batch_size={self.batch_size}, learning_rate={self.learning_rate}"
             expected = "positive numbers, and at least two levels of channels"
             raise InputError(explain("the segmentation settings are not usable", got=got, expected=expected))
