@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_scene import APEX_ROW, HALF_ANGLE, MIDDLE, RADII, SIDE, beam_of, fan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_scene import APEX_ROW, HALF_ANGLE, MIDDLE, RADII, SIDE, beam_of, fan_of
 
 from mhvae_kit.degradation import geometry
 

@@ -75,7 +75,7 @@ def test_the_demo_study_has_at_least_eight_defects_with_curves():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_doses_are_the_study_s_and_rise_to_full(preset):
     study = study_of(preset)
-    assert list(study.doses) == sorted(set(study.doses)) and 0 < study.doses[0] and study.doses[-1] == 1.0
+    assert list(study.doses) == sorted(set(study.doses)) and study.doses[0] > 0 and study.doses[-1] == 1.0
     for name in OPERATORS:
         assert tuple(c.dose for c in defects(study) if c.name == name) == study.doses
     assert all(c.dose is None for c in routes(study))
@@ -84,7 +84,9 @@ def test_doses_are_the_study_s_and_rise_to_full(preset):
 
 def test_the_floor_the_ceiling_and_every_trained_row_are_routes():
     named = {c.name: c for c in routes(study_of("demo"))}
-    assert {"real", "t2-as-us", "synthetic", "patient-specific", "labels-affine-1mm", "labels-deformed-8mm"} <= set(named)
+    assert {"real", "t2-as-us", "synthetic", "patient-specific", "labels-affine-1mm", "labels-deformed-8mm"} <= set(
+        named
+    )
     rows = {c.needs for c in named.values() if c.needs}
     assert rows == {name for name, row in ROWS.items() if row.kind != "references"}
 

@@ -74,9 +74,7 @@ def test_draws_stay_within_their_limits(made_once, model):
 
 
 def test_the_same_generator_gives_the_same_sweeps(made_once, model):
-    (first, told), (second, again) = (
-        virtual_sweeps(CASE, STUDY, model, np.random.default_rng(2)) for _ in range(2)
-    )
+    (first, told), (second, again) = (virtual_sweeps(CASE, STUDY, model, np.random.default_rng(2)) for _ in range(2))
     assert np.array_equal(first.images, second.images) and told == again
 
 
