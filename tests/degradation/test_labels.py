@@ -60,14 +60,14 @@ def test_no_error_changes_nothing(seed, deform):
     assert drawn == {"error_mm": 0.0, "deform": deform, "rms_mm": 0.0}
 
 
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 2**31), error_mm=st.sampled_from([1, 2, 4, 8]), deform=st.booleans())
-def test_the_centre_moves_by_no_more_than_the_error(seed, error_mm, deform):
-    moved, drawn = propagated(LABELS, error_mm, 1.0, rng(seed), deform=deform)
-    centres = [np.argwhere(x).mean(axis=0)[1:] for x in (LABELS, moved)]
-    # On the moved label rather than the true one, an affine field's displacement is a little larger.
-    assert np.linalg.norm(centres[1] - centres[0]) < 1.2 * error_mm + 0.5
-    assert drawn["rms_mm"] == pytest.approx(error_mm, rel=1e-4)
+@pytest.mark.parametrize(("error_mm", "deform"), [(1, False), (4, False), (1, True)])
+def test_the_tumour_itself_moves_by_about_the_error(error_mm, deform):
+    """Exactly so is the field over the true label; the centre moves more or less, most so with a large deformation."""
+    lengths = []
+    for seed in range(8):
+        moved, _ = propagated(LABELS, error_mm, 1.0, rng(seed), deform=deform)
+        lengths.append(np.linalg.norm(np.argwhere(moved).mean(axis=0)[1:] - np.argwhere(LABELS).mean(axis=0)[1:]))
+    assert 0.6 * error_mm < np.sqrt(np.mean(np.square(lengths))) < 1.25 * error_mm
 
 
 def test_a_larger_error_overlaps_less():
