@@ -18,9 +18,8 @@ def propagated(
 
     The affine part is a shift, a turn and a change of size; the deformation is what an affine registration leaves
     behind. Their field is scaled so that its root mean square over the true label is the error exactly. With `deform`,
-    both parts weigh the same. The field says where the moved label is read, so that over the moved label it is somewhat
-    another: alike for an affine error up to 4 mm, larger by a quarter in the mean for a deformed one of 4 mm, and by
-    more where the two parts cancel over the true label.
+    both parts weigh the same. The field says where the moved label is read, so that over the moved label its size is
+    only about the error: in the mean over patients it is, but for a single one of 8 mm it may be twice as large.
 
     Args:
         labels: (D, H, W) bool.
