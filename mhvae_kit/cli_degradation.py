@@ -32,7 +32,7 @@ def degradation_cell(
 def degradation_plan(
     preset: Preset = "demo",
     only: Annotated[str | None, typer.Option(help="Names of conditions with commas between; all without it.")] = None,
-    cores: Annotated[int, typer.Option(help="For the estimate of the time.")] = 2,
+    cores: Annotated[int, typer.Option(help="For the estimate of the time.", min=1)] = 2,
 ) -> None:
     """Print the plan of the degradation study: hypotheses, conditions, tests, and how long it takes."""
     from mhvae_kit.degradation import plan_text

@@ -31,13 +31,16 @@ def recording(folder: str | Path, **detail: Any) -> Iterator[None]:
         raise
 
 
-def is_done_with(folder: str | Path, parameters: Mapping[str, Any], what: str) -> bool:
+def is_done_with(
+    folder: str | Path, parameters: Mapping[str, Any], what: str, *, mend: str = "give another --run-id"
+) -> bool:
     """Whether a run is done with these parameters.
 
     Args:
         folder: The run folder.
         parameters: Those that must be the same as in its results.
         what: What is being made, for messages, such as "row pix2pix".
+        mend: What to do about a run with other parameters, for messages.
     Raises:
         RunError: It is going on in another process.
         InputError: It is done with other parameters.
@@ -45,8 +48,8 @@ def is_done_with(folder: str | Path, parameters: Mapping[str, Any], what: str) -
     folder = Path(folder)
     status = run_status(folder)
     if status == "running":
-        mend = "wait for it, or end that process"
-        raise RunError(explain(f"{what} is being made in another process, in {folder}", mend=mend))
+        wait = "wait for it, or end that process"
+        raise RunError(explain(f"{what} is being made in another process, in {folder}", mend=wait))
     if status != "done":
         return False
     before = read_results(folder)["parameters"]
@@ -57,7 +60,7 @@ def is_done_with(folder: str | Path, parameters: Mapping[str, Any], what: str) -
                 f"{folder} is a finished run with other settings",
                 got=", ".join(f"{name}={parameters[name]}" for name in changed),
                 expected=", ".join(f"{name}={before.get(name)}" for name in changed),
-                mend="give another run id or root, or delete that folder",
+                mend=mend,
             )
         )
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,6 +146,35 @@ def test_missing_is_one_notebook_and_its_report(project):
     assert "1 of 1 notebooks done" in (project / "runs/missing-smoke/index.html").read_text()
     planned = snakemake(project, "missing", "--config", "preset=paper", "--dry-run", "--printshellcmds")
     assert "run 08_missing_modalities -p preset=paper --root runs" in planned.stdout + planned.stderr
+
+
+def test_degradation_plans_the_cells_that_were_asked_for_and_no_row_of_table_1(project):
+    asked = ("--config", "preset=smoke", "only=blur", "--dry-run", "--printshellcmds")
+    planned = snakemake(project, "degradation", *asked)
+    assert planned.returncode == 0, planned.stderr
+    told = planned.stdout + planned.stderr
+    cells = re.findall(r"degradation-cell (\S+) +(?:--dose (\S+) )?--preset smoke --root runs", told)
+    assert sorted(cells) == [("blur", "1.0"), ("synthetic", "")]
+    outputs = set(re.findall(r"runs/smoke-degradation-([\w-]+)/results.json", told))
+    assert outputs == {"blur-100", "synthetic"}
+    assert "table1" not in told and "degradation-training" not in told
+    assert told.count("degradation-plan --preset smoke") == 1
+    assert "run 09_degradation_study -p preset=smoke" in told and "-p only=blur " in told
+
+
+def test_cells_wait_for_the_models_that_make_their_images(project):
+    asked = ("--config", "preset=demo", "only=age,table1-spade", "--dry-run", "--printshellcmds")
+    planned = snakemake(project, "degradation", *asked)
+    assert planned.returncode == 0, planned.stderr
+    told = planned.stdout + planned.stderr
+    assert told.index("cli table1 spade ") < told.index("degradation-cell table1-spade ")
+    assert told.index("cli degradation-training ") < told.index("degradation-cell age --dose 0.95 ")
+    assert len(re.findall("cli table1 ", told)) == 1
+
+
+def test_degradation_refuses_unknown_conditions(project):
+    ended = snakemake(project, "degradation", "--config", "preset=smoke", "only=rust", "--dry-run")
+    assert ended.returncode != 0 and "unknown conditions; got rust" in ended.stdout + ended.stderr
 
 
 def test_a_sweep_without_table_says_what_is_missing(project):

@@ -43,7 +43,10 @@ def draw_dose(rng: np.random.Generator, dose: float, scene: Scene) -> dict[str, 
 
 
 def draw_rigid(rng: np.random.Generator, dose: float, scene: Scene) -> dict[str, Any]:
-    """Direction of the shift and sense of the turn; their sizes are the dose's."""
+    """Direction of the shift and sense of the turn; their sizes are the dose's.
+
+    They are those of the place that is read: the image itself moves the other way.
+    """
     direction = rng.uniform(0, 2 * np.pi)
     shift = FULL_SHIFT_MM * dose
     return {
@@ -104,7 +107,11 @@ def draw_border_shift(rng: np.random.Generator, dose: float, scene: Scene) -> di
 
 
 def border_shifted(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
-    """The image pushed along the normal of the tumour's border, less with distance from it."""
+    """The image pushed along the normal of the tumour's border, less with distance from it.
+
+    What was at the border is carried through a push that fades, so that it comes to lie a little short of the shift:
+    4.0 mm for 5 mm, 2.3 mm for 2.5 mm.
+    """
     distance = signed_distance_px(scene.labels)
     rows, columns = np.gradient(distance, axis=(1, 2))
     reach = np.exp(-0.5 * (distance * scene.spacing_mm / FADES_MM) ** 2)
@@ -114,7 +121,11 @@ def border_shifted(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
 
 
 def draw_hallucinated(rng: np.random.Generator, dose: float, scene: Scene) -> dict[str, Any]:
-    """Place (slice, row, column) and half axes (mm) of each false mass; none within the tumour's reach."""
+    """Place (slice, row, column) and half axes (mm) of each false mass.
+
+    The place is at least `RING_MM` from the tumour's outline in its slice; a large mass may still reach into the tumour
+    with its edge, also from a neighbouring slice.
+    """
     distance = signed_distance_px(scene.labels) * scene.spacing_mm
     allowed = np.argwhere(scene.fov & (distance > RING_MM))
     masses = []
@@ -146,7 +157,7 @@ def shadows_missing(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
 
 
 def shadow_depth(structure: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """How much darker than its depth's mean a pixel of a shadow is; 0 where there is none.
+    """How much darker than the means of their depths a beam is at least, from a pixel down to its end; 0 if it is not.
 
     Args:
         structure: One slice (H, W) without speckle.

@@ -88,7 +88,7 @@ def draw_attenuation(rng: np.random.Generator, dose: float, scene: Scene) -> dic
 
 
 def attenuation(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
-    """A ramp along the beam that leaves the mean of the depths as it is."""
+    """A ramp along the beam that leaves the middle of the depths as it is."""
     out = scene.images.copy()
     for k in np.flatnonzero(scene.fov.any(axis=(1, 2))):
         depth, _ = beam_frame(scene.fov[k])

@@ -79,7 +79,7 @@ def run_cell(
     condition, study = find_condition(preset, name, dose), study_of(preset)
     folder = cell_folder(condition.key, preset, root)
     parameters = {"condition": name, "dose": condition.dose, "preset": preset, "plan": plan_digest(preset)}
-    if is_done_with(folder, parameters, f"cell {condition.key}"):
+    if is_done_with(folder, parameters, f"cell {condition.key}", mend="move that folder away, or give another --root"):
         return folder
     run_folder(folder.parent, NOTEBOOK, folder.name)
     keep_freed_memory()

@@ -17,21 +17,22 @@ def propagated(
     """A patient's label off by a registration error.
 
     The affine part is a shift, a turn and a change of size; the deformation is what an affine registration leaves
-    behind. Their field is scaled so that the root mean square displacement over the tumour is the error exactly. With
-    `deform`, half of the squared error is the affine part's and half the deformation's.
+    behind. Their field is scaled so that its root mean square over the true label is the error exactly. With `deform`,
+    both parts weigh the same. The field says where the moved label is read, so that over the moved label its size is
+    only about the error: in the mean over patients it is, but for a single one of 8 mm it may be twice as large.
 
     Args:
         labels: (D, H, W) bool.
-        error_mm: Root mean square displacement over the tumour.
+        error_mm: Root mean square displacement over the true label.
         spacing_mm: Pixel size.
         rng: Source of the draw.
         deform: Whether a deformation is part of it.
     Returns:
         The moved label (D, H, W) bool, and what was drawn.
     Raises:
-        InputError: A negative error, or no tumour.
+        InputError: A negative or infinite error, or no tumour.
     """
-    if not error_mm >= 0 or not labels.any():
+    if not 0 <= error_mm < np.inf or not labels.any():
         got = f"an error of {error_mm} mm" if labels.any() else "a label without a voxel"
         raise InputError(explain("the label cannot be propagated", got=got, expected="0 mm or more, and a tumour"))
     field = _affine_px(labels.shape, rng)

@@ -47,7 +47,7 @@ class SegmentationConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could use."""
-        if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0 or len(self.channels) < 2:
+        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0 or len(self.channels) < 2:
             got = f"steps={self.steps}, batch_size={self.batch_size}, learning_rate={self.learning_rate}"
             expected = "positive numbers, and at least two levels of channels"
             raise InputError(explain("the segmentation settings are not usable", got=got, expected=expected))
@@ -145,8 +145,18 @@ def train_segmenter(
     Returns:
         The network in evaluation mode.
     Raises:
+        InputError: Slices whose sides the network cannot halve often enough.
         RunError: The loss is not finite.
     """
+    multiple = 2 ** (len(config.channels) - 1)
+    if any(side % multiple for side in slices.images.shape[1:]):
+        raise InputError(
+            explain(
+                "the slices do not fit the segmentation network",
+                got="{} x {} pixels".format(*slices.images.shape[1:]),
+                expected=f"sides that are multiples of {multiple}",
+            )
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(config).to(device)
@@ -165,7 +175,7 @@ def train_segmenter(
                 logits = network(images)
             loss = loss_of(logits.float(), labels)
             if not torch.isfinite(loss):
-                raise RunError(explain(f"the segmentation loss is not finite at step {step}", got=float(loss)))
+                raise RunError(explain(f"the segmentation loss is not finite at step {step}", got=float(loss.detach())))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -101,6 +101,10 @@ def test_shares_add_up_to_one_and_leave_out_what_observes_nothing():
     assert shares[:, 2].tolist() == [0.5, 0.5, 0.0]
     weighted = pass_shares(config_of(joint_weight=2.0), passes)
     assert weighted[:, 0].tolist() == pytest.approx([0.5, 0.25, 0.25])
+    synthesis = pass_shares(config_of(synthesis_weight=2.0), passes)
+    assert synthesis[:, 0].tolist() == pytest.approx([0.25, 0.25, 0.5])
+    assert synthesis[:, 1].tolist() == pytest.approx([1 / 3, 0.0, 2 / 3])
+    assert synthesis[:, 2].tolist() == pytest.approx([0.5, 0.5, 0.0])
 
 
 @pytest.mark.parametrize("stage", ["reconstruction", "adversarial"])

@@ -7,6 +7,7 @@ import torch
 
 from mhvae_kit import MHVAE
 from mhvae_kit.config import TrainingConfig
+from mhvae_kit.errors import InputError
 from mhvae_kit.training import schedule
 from mhvae_kit.training.step import pass_weights
 
@@ -92,3 +93,25 @@ def test_the_joint_pass_weighs_what_the_config_says_and_weights_add_up_to_one():
     weights = pass_weights(TrainingConfig.from_preset("smoke", joint_weight=2.0), subsets)
     assert weights == pytest.approx([0.5, 0.25, 0.25])
     assert pass_weights(CONFIG, subsets) == pytest.approx([1 / 3] * 3)
+
+
+def test_passes_without_the_hardest_image_weigh_what_the_config_says():
+    subsets = [("us", "t2"), ("us",), ("t2",)]
+    weights = pass_weights(TrainingConfig.from_preset("smoke", synthesis_weight=2.0), subsets)
+    assert weights == pytest.approx([0.25, 0.25, 0.5])
+    both = pass_weights(TrainingConfig.from_preset("smoke", synthesis_weight=3.0, joint_weight=2.0), subsets)
+    assert both == pytest.approx([2 / 6, 1 / 6, 3 / 6])
+    other = pass_weights(TrainingConfig.from_preset("smoke", synthesis_weight=2.0, alone="t2"), subsets)
+    assert other == pytest.approx([0.25, 0.5, 0.25])
+
+
+def test_of_many_modalities_every_subset_without_the_hardest_image_weighs_more():
+    config = TrainingConfig.from_preset("smoke", modalities=("us", "t2", "flair"), synthesis_weight=4.0)
+    weights = pass_weights(config, [("us", "t2"), ("t2", "flair"), ("us",), ("us", "t2", "flair")])
+    assert weights == pytest.approx([1 / 7, 4 / 7, 1 / 7, 1 / 7])
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_a_synthesis_weight_that_is_not_positive_is_refused(weight):
+    with pytest.raises(InputError, match=f"synthesis_weight must be positive; got {weight}"):
+        TrainingConfig.from_preset("smoke", synthesis_weight=weight)
