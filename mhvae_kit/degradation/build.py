@@ -12,14 +12,12 @@ import numpy as np
 
 from mhvae_kit.degradation.labels import propagated
 from mhvae_kit.degradation.operators import OPERATORS, Scene, degrade
-from mhvae_kit.degradation.plan import BASELINE, TRIVIAL, UPPER_BOUND, Condition, Study
+from mhvae_kit.degradation.plan import BASELINE, HIGHEST_TEMPERATURE, TRIVIAL, UPPER_BOUND, Condition, Study
 from mhvae_kit.degradation.sources import SOURCE, TARGET, Cohort, Patient, condition_model, synthetic
 from mhvae_kit.degradation.sweeps import virtual_sweeps
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.segmentation import SegmentationSlices
 from mhvae_kit.table1 import find_row
-
-HIGHEST_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,10 @@ def open_context(study: Study, preset: str, root: Path, data_dir: str | Path | N
 
 
 def case_generator(condition: Condition, case: str) -> np.random.Generator:
-    """The generator of what a condition draws for a patient: by defect and patient, so that doses share their draws."""
-    return np.random.default_rng([zlib.crc32(condition.name.encode()), zlib.crc32(case.encode())])
+    """The generator of what a condition draws for a patient: by defect and patient, so that doses, and errors of
+    labels, share their draws."""
+    name = condition.name.rpartition("-")[0] if condition.name.startswith("labels-") else condition.name
+    return np.random.default_rng([zlib.crc32(name.encode()), zlib.crc32(case.encode())])
 
 
 def training_patients(condition: Condition, context: Context) -> Iterator[TrainingPatient]:

@@ -28,7 +28,7 @@ from mhvae_kit.degradation.build import (
 )
 from mhvae_kit.degradation.measure import measured
 from mhvae_kit.degradation.plan import PATIENT_SPECIFIC_SHARE, Condition, find_condition, plan_digest, study_of
-from mhvae_kit.degradation.sources import TARGET
+from mhvae_kit.degradation.sources import TARGET, model_name
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.files import atomic_path, write_json, write_text
 from mhvae_kit.memory import keep_freed_memory
@@ -191,7 +191,7 @@ class _Cell:
                 "group": self.condition.group,
                 "seeds": list(study.seeds),
                 "steps": study.steps,
-                "model": study.model_without_gan if self.condition.name == "gan-off" else study.model,
+                "model": model_name(self.condition, study),
                 "training_patients": len(patients),
                 "test_cases": list(self.tested),
             },

@@ -6,11 +6,13 @@ import numpy as np
 from scipy import ndimage
 
 BACKGROUND = np.float32(-1.0)
+LOWEST = np.float32(1 / 127.5 - 1)
+"""Grey level 1, the lowest inside the fan: level 0 is outside of it."""
 
 
 def framed(image: np.ndarray, fov: np.ndarray) -> np.ndarray:
-    """The image clipped to [-1, 1] inside the fan and -1 outside, float32."""
-    return np.where(fov, np.clip(image, -1.0, 1.0), BACKGROUND).astype(np.float32)
+    """The image clipped to grey levels 1 to 255 of stored images inside the fan, and -1 outside, float32."""
+    return np.where(fov, np.clip(image, LOWEST, 1.0), BACKGROUND).astype(np.float32)
 
 
 def filled(image: np.ndarray, fov: np.ndarray) -> np.ndarray:

@@ -111,7 +111,7 @@ _OPERATORS = (
     Operator(
         "elastic",
         "elastic misplacement",
-        "image off its label by a smooth field of 8 mm (root mean square)",
+        "image off its label by a smooth field of 8 mm (root mean square over the slab)",
         "geometry",
         anatomical.draw_elastic,
         anatomical.elastic,
@@ -135,7 +135,7 @@ _OPERATORS = (
     Operator(
         "border-shifted",
         "tumour border shifted",
-        "tumour 5 mm larger or smaller than its label, by patient",
+        "image pushed by 5 mm at the tumour's border, outwards or inwards by patient",
         "content",
         anatomical.draw_border_shift,
         anatomical.border_shifted,

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mhvae_kit.degradation import anatomical, appearance
 from mhvae_kit.degradation.operators import OPERATORS
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.table1 import ROWS
@@ -24,6 +25,7 @@ UPPER_BOUND, TRIVIAL = "real", "t2-as-us"
 AGES = (0.05, 0.2, 0.5, 1.0)
 ERRORS_MM = (1, 2, 4, 8)
 TABLE1_ROWS = tuple(name for name, row in ROWS.items() if row.kind != "references")
+HIGHEST_TEMPERATURE = 2.0
 POINTS = 0.05
 """The loss of Dice that counts: five points."""
 
@@ -64,7 +66,8 @@ class Study:
         doses: Of every operator, besides 0.
         seeds: Of the segmentation training.
         steps: Of one segmentation training.
-        model, model_without_gan: Shipped models or run folders that make the synthetic images.
+        model, model_without_gan: What makes the synthetic images: a shipped model, a model or run folder, or
+            "table1:" and a row of Table 1 at that preset.
         temperature: Of the clean synthetic images.
         sweeps: Virtual sweeps a patient of the patient-specific route.
         ages: Whether the route over checkpoint age is part of it; it needs a training of its own.
@@ -103,10 +106,12 @@ STUDIES: dict[str, Study] = {
         only=("real", "t2-as-us", "synthetic", "blur", "rigid", "labels-affine-4mm"),
     ),
     "demo": Study(phantom="demo", ood_phantom="demo_ood"),
-    # The models of a paper-size training are named at the command line; no such weights are shipped.
+    # No weights of that size are shipped; those of its Table 1 are taken.
     "paper": Study(
         phantom="paper",
         ood_phantom="paper_ood",
+        model="table1:mhvae-gan",
+        model_without_gan="table1:mhvae",
         doses=(0.1, 0.25, 0.5, 0.75, 1.0),
         seeds=(0, 1, 2, 3, 4),
         steps=4000,
@@ -150,20 +155,26 @@ def study_of(preset: str) -> Study:
     return STUDIES[preset]
 
 
+def row_of(model: str) -> str | None:
+    """The row of Table 1 that a model is; None for any other."""
+    return model.removeprefix("table1:") if model.startswith("table1:") else None
+
+
 def routes(study: Study) -> list[Condition]:
     """Ways to training images for segmentation that people use, with their floor and ceiling."""
 
     def route(name: str, title: str, needs: str | None = None) -> Condition:
         return Condition(name, None, "route", title, needs)
 
+    needs = row_of(study.model)
     found = [
         route(UPPER_BOUND, "real ultrasound, true labels"),
         route(TRIVIAL, "T2 taken as ultrasound"),
-        route(BASELINE, f"synthetic from T2, τ = {study.temperature:g}"),
-        route("synthetic-tau-100", "synthetic from T2, τ = 1"),
-        route("synthetic-t2-us", "synthetic from T2 and ultrasound"),
-        route("mr-cohort", "synthetic from an MR-only cohort"),
-        route("patient-specific", "synthetic, one network a patient"),
+        route(BASELINE, f"synthetic from T2, τ = {study.temperature:g}", needs),
+        route("synthetic-tau-100", "synthetic from T2, τ = 1", needs),
+        route("synthetic-t2-us", "synthetic from T2 and ultrasound", needs),
+        route("mr-cohort", "synthetic from an MR-only cohort", needs),
+        route("patient-specific", "synthetic, one network a patient", needs),
     ]
     for kind, words in (("affine", "affine"), ("deformed", "affine and deformation")):
         found += [route(f"labels-{kind}-{mm}mm", f"real, labels off by {mm} mm ({words})") for mm in ERRORS_MM]
@@ -174,10 +185,11 @@ def routes(study: Study) -> list[Condition]:
 
 def defects(study: Study) -> list[Condition]:
     """Every defect at every dose; dose 0 is `BASELINE`, except of checkpoint age, which has its own."""
-    found = [Condition(n, d, "defect", o.title) for n, o in OPERATORS.items() for d in study.doses]
-    found += [Condition("temperature-low", d, "defect", "temperature too low") for d in study.doses]
-    found += [Condition("temperature-high", d, "defect", "temperature too high") for d in study.doses]
-    found += [Condition("gan-off", 1.0, "defect", "no adversarial term")]
+    needs = row_of(study.model)
+    titles = {n: o.title for n, o in OPERATORS.items()}
+    titles |= {"temperature-low": "temperature too low", "temperature-high": "temperature too high"}
+    found = [Condition(n, d, "defect", title, needs) for n, title in titles.items() for d in study.doses]
+    found += [Condition("gan-off", 1.0, "defect", "no adversarial term", row_of(study.model_without_gan))]
     if study.ages:
         found += [Condition("age", round(1.0 - a, 2), "defect", "young checkpoint", "training") for a in AGES]
     return found
@@ -197,7 +209,7 @@ def plan(preset: str, only: str | Iterable[str] | None = None) -> list[Condition
     known = list(dict.fromkeys(c.name for c in every))
     kept = set(known if study.only is None else study.only)
     if only:
-        asked = [n.strip() for n in only.split(",")] if isinstance(only, str) else list(only)
+        asked = [n.strip() for n in only.split(",") if n.strip()] if isinstance(only, str) else list(only)
         strange = [n for n in asked if n not in known]
         if strange:
             raise InputError(
@@ -239,6 +251,8 @@ def find_key(preset: str, key: str) -> Condition:
 
 def plan_digest(preset: str) -> str:
     """SHA-256 of all that the plan fixes: hypotheses, tests, sizes, conditions and the full dose of each operator."""
+    from mhvae_kit.segmentation import SegmentationConfig  # needs torch, which a look at the plan does not
+
     fixed: dict[str, Any] = {
         "hypotheses": HYPOTHESES,
         "negative": NEGATIVE,
@@ -246,12 +260,16 @@ def plan_digest(preset: str) -> str:
         "study": asdict(study_of(preset)),
         "conditions": [asdict(c) for c in plan(preset)],
         "full_doses": {name: o.full_dose for name, o in OPERATORS.items()},
+        "numbers": {n: v for m in (anatomical, appearance) for n, v in vars(m).items() if n.isupper()},
+        "highest_temperature": HIGHEST_TEMPERATURE,
+        "patient_specific_share": PATIENT_SPECIFIC_SHARE,
+        "segmentation": asdict(SegmentationConfig()),
     }
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def estimated_seconds(condition: Condition, preset: str) -> float:
-    """About how long a cell takes on one core, from its trainings; see docs/decisions/0010 for the measurement."""
+    """About how long a cell takes on one core, from its trainings; see docs/decisions/0015 for the measurement."""
     study = study_of(preset)
     size = {"smoke": 96, "demo": 96, "paper": 192}[preset]
     step = SECONDS_PER_STEP * (size / 96) ** 2

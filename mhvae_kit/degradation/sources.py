@@ -14,7 +14,7 @@ from torch import nn
 
 from mhvae_kit.data import load_phantom
 from mhvae_kit.data.phantom.store import default_cache_dir
-from mhvae_kit.degradation.plan import AGES, Study
+from mhvae_kit.degradation.plan import AGES, TRIVIAL, UPPER_BOUND, Condition, Study, row_of
 from mhvae_kit.errors import MissingError, explain
 from mhvae_kit.evaluation import predictions
 from mhvae_kit.evaluation.predictions import read_case, slices_first
@@ -180,10 +180,22 @@ def aged_model(dose: float, preset: str, root: Path) -> nn.Module:
     return model.eval()
 
 
+def model_name(condition: Condition, study: Study) -> str | None:
+    """What made a condition's images, for the record: None for real ones."""
+    name = condition.name
+    if name in (UPPER_BOUND, TRIVIAL) or name.startswith("labels-"):
+        return None
+    if name.startswith("table1-"):
+        return f"table1:{name.removeprefix('table1-')}"
+    return "age" if name == "age" else study.model_without_gan if name == "gan-off" else study.model
+
+
 def condition_model(name: str, dose: float | None, study: Study, preset: str, root: Path) -> Callable[[], Any]:
     """How to load the model that makes a condition's images."""
     if name.startswith("table1-"):
         return lambda: row_model(name.removeprefix("table1-"), preset, root)
     if name == "age":
         return lambda: aged_model(dose or 0.0, preset, root)
-    return lambda: find_model(study.model_without_gan if name == "gan-off" else study.model)
+    model = study.model_without_gan if name == "gan-off" else study.model
+    row = row_of(model)
+    return (lambda: row_model(row, preset, root)) if row else (lambda: find_model(model))

@@ -10,6 +10,7 @@ from made_scene import RADII, beam_of
 from scipy import ndimage
 
 from mhvae_kit.degradation import Scene, appearance, degrade
+from mhvae_kit.degradation.geometry import LOWEST
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -78,7 +79,7 @@ def test_grain_is_as_many_times_wider_as_recorded(scene):
 def test_gain_shifts_every_grey_level_before_clipping(scene, seed):
     made, parameters = degrade("gain", 0.5, scene, rng(seed))
     assert abs(parameters["shift"]) == pytest.approx(0.3)
-    expected = np.clip(scene.images + parameters["shift"], -1, 1)
+    expected = np.clip(scene.images + parameters["shift"], LOWEST, 1)
     np.testing.assert_allclose(made[scene.fov], expected[scene.fov], atol=1e-6)
     unclipped = appearance.gain(scene, parameters)[scene.fov].mean() - scene.images[scene.fov].mean()
     assert unclipped == pytest.approx(parameters["shift"], abs=1e-5)
@@ -108,7 +109,7 @@ def test_quantisation_leaves_that_many_levels(scene, dose, levels):
         ramp = np.linspace(-1, 1, scene.images.size, dtype=np.float32).reshape(scene.images.shape)
         wide = dataclasses.replace(scene, images=ramp, fov=np.ones_like(scene.fov))
         made = np.unique(degrade("quantisation", dose, wide, rng())[0])
-        np.testing.assert_allclose(made, np.linspace(-1, 1, levels), atol=1e-6)
+        np.testing.assert_allclose(made, np.maximum(np.linspace(-1, 1, levels), LOWEST), atol=1e-6)
 
 
 @pytest.mark.parametrize("dose", [0.25, 0.5, 1.0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mhvae_kit.degradation import OPERATORS, anatomical, appearance, degrade
+from mhvae_kit.degradation.geometry import LOWEST
 from mhvae_kit.errors import InputError
 from mhvae_kit.plain import json_safe
 
@@ -65,7 +66,7 @@ def test_what_was_drawn_is_plain_json_and_makes_the_images_again(name, scene):
     read = json.loads(json.dumps(parameters))
     assert read == parameters == json_safe(parameters)
     again = OPERATORS[name].apply(scene, read)
-    assert np.array_equal(np.clip(again, -1, 1).astype(np.float32)[scene.fov], made[scene.fov])
+    assert np.array_equal(np.clip(again, LOWEST, 1).astype(np.float32)[scene.fov], made[scene.fov])
 
 
 @pytest.mark.parametrize("name", NAMES)
