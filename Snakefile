@@ -16,6 +16,7 @@ import shlex
 import sys
 
 from mhvae_kit import degradation as study
+from mhvae_kit.degradation.plan import find_key
 from mhvae_kit.sweeps import read_sweep, sweep_name
 from mhvae_kit.table1 import ROWS
 
@@ -227,12 +228,16 @@ rule missing:
 # The degradation study: a cell is one set of training images with its networks; each is one call with a results file.
 # --config only=blur,rigid takes some of its conditions.
 DEGRADATION = study.plan(config.get("preset", "demo"), config.get("only"))
-CELLS = {cell.key: cell for cell in study.plan("smoke") + study.plan("demo") + study.plan("paper")}
+
+
+def cell_of(wildcards):
+    return find_key(wildcards.preset, wildcards.key)
 
 
 def needed_by_cell(wildcards):
     """The plan, and the model that makes a cell's images; ancient, as what was trained stays as it is."""
-    needs, preset = CELLS[wildcards.key].needs, wildcards.preset
+    preset = wildcards.preset
+    needs = cell_of(wildcards).needs
     found = [f"{RUNS}/{preset}-degradation-plan.txt"]
     if needs == "training":
         found.append(f"{RUNS}/{preset}-degradation-training/results.json")
@@ -267,8 +272,8 @@ rule degradation_cell:
     wildcard_constraints:
         key="(?!training|plan).+",
     params:
-        name=lambda wildcards: CELLS[wildcards.key].name,
-        dose=lambda wildcards: "" if CELLS[wildcards.key].dose is None else f"--dose {CELLS[wildcards.key].dose}",
+        name=lambda wildcards: cell_of(wildcards).name,
+        dose=lambda wildcards: "" if cell_of(wildcards).dose is None else f"--dose {cell_of(wildcards).dose}",
     threads: 1
     resources:
         gpu=1,
