@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mhvae_kit import config
+from mhvae_kit import config_base
 from mhvae_kit.errors import DataError, InputError, MissingError
 from mhvae_kit.parameters import (
     PRESETS,
@@ -116,7 +116,7 @@ def test_an_unknown_name_gets_the_nearest_suggested():
 
 
 def test_the_presets_are_those_of_the_configs():
-    assert PRESETS == config.PRESETS
+    assert PRESETS == config_base.PRESETS
 
 
 @pytest.fixture
