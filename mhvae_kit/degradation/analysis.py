@@ -12,7 +12,7 @@ from scipy.stats import rankdata, spearmanr
 from mhvae_kit.degradation.cell import cell_folder
 from mhvae_kit.degradation.measure import METRICS
 from mhvae_kit.degradation.operators import OPERATORS
-from mhvae_kit.degradation.plan import BASELINE, POINTS, Condition, plan, plan_digest, study_of
+from mhvae_kit.degradation.plan import BASELINE, POINTS, Condition, plan, plan_digest
 from mhvae_kit.errors import InputError, MissingError, explain
 from mhvae_kit.evaluation.statistics import holm, sign_flip_p
 from mhvae_kit.evaluation.tables import bootstrap_interval
@@ -292,9 +292,3 @@ def mixed_models(cells: pd.DataFrame) -> pd.DataFrame:
         row |= {"slope_low": low, "slope_high": high, "p": fit.pvalues["quality"], "converged": bool(fit.converged)}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def seeds_and_steps(preset: str) -> str:
-    """The size of the study in words."""
-    study = study_of(preset)
-    return f"{len(study.seeds)} seeds of {study.steps} steps"

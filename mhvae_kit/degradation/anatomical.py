@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mhvae_kit.degradation.appearance import STRUCTURE_MM
 from mhvae_kit.degradation.geometry import (
     beam_frame,
     filled,
@@ -33,7 +34,6 @@ FULL_BORDER_SHIFT_MM = 5.0
 FADES_MM = 6.0
 FULL_MASSES = 8
 MASS_LEVEL = 0.45
-STRUCTURE_MM = 3.0
 N_BEAMS = 48
 
 

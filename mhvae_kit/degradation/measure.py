@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mhvae_kit.degradation.appearance import RANGE_DB
 from mhvae_kit.degradation.build import TrainingPatient
 from mhvae_kit.evaluation.extras import extra_scores
 from mhvae_kit.evaluation.scoring import score_images
 from mhvae_kit.evaluation.temperature import tumour_contrast_db
 
-DYNAMIC_RANGE_DB = 40.0
 METRICS: dict[str, tuple[str, int]] = {
     "psnr_fov_db": ("PSNR in fan (dB)", 1),
     "ssim_fov": ("SSIM in fan", 1),
@@ -43,7 +43,7 @@ def measured(patients: list[TrainingPatient]) -> pd.DataFrame:
         made, truth, fov = (a[k : k + 1] for a in (patient.scene.images, patient.truth, patient.scene.fov))
         scores = score_images(made, truth, fov)
         scores |= extra_scores(made, truth, fov, target="us", spacing_mm=patient.scene.spacing_mm)
-        options = {"spacing_mm": patient.scene.spacing_mm, "dynamic_range_db": DYNAMIC_RANGE_DB}
+        options = {"spacing_mm": patient.scene.spacing_mm, "dynamic_range_db": RANGE_DB}
         contrast = [tumour_contrast_db(a[0], patient.true_labels[k], fov[0], **options) for a in (made, truth)]
         row = {name: float(scores[name][0]) for name in METRICS if name in scores}
         row["contrast_error_db"] = abs(contrast[0] - contrast[1])

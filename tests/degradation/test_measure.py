@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mhvae_kit.degradation import degrade
+from mhvae_kit.degradation.appearance import RANGE_DB
 from mhvae_kit.degradation.build import TrainingPatient
-from mhvae_kit.degradation.measure import DYNAMIC_RANGE_DB, LARGEST_LOG_RATIO, METRICS, measured
+from mhvae_kit.degradation.measure import LARGEST_LOG_RATIO, METRICS, measured
 from mhvae_kit.evaluation.extras import METRICS as TABLE_METRICS
 
 CHOSEN = set(METRICS) - {"lpips_fov"}
@@ -47,7 +48,7 @@ def test_blur_is_worse_by_every_metric_of_texture(scene):
 def test_lost_contrast_is_the_contrast_that_was_there(scene):
     gone = np.where(scene.labels, scene.images - 0.3, scene.images).astype(np.float32)
     row = measured([patient_of(scene, np.clip(gone, -1, 1))]).iloc[0]
-    assert row["contrast_error_db"] == pytest.approx(0.3 / 2 * DYNAMIC_RANGE_DB, abs=1e-3)
+    assert row["contrast_error_db"] == pytest.approx(0.3 / 2 * RANGE_DB, abs=1e-3)
 
 
 def test_contrast_is_taken_at_the_true_place_even_if_the_label_moved(scene):
