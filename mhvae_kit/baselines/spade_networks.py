@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 
 from mhvae_kit.baselines.patchgan import Norm
-from mhvae_kit.networks.blocks import instance_norm
+from mhvae_kit.networks.normalisation import instance_norm
 
 Resize = Literal["nearest", "area"]
 Maps = list[list[Tensor]]  # of each scale of the critic, of each layer

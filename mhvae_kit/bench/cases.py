@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from mhvae_kit.errors import InputError, explain
 
-Kind = Literal["inference", "temperatures", "volume", "training", "loading", "phantom"]
+Kind = Literal["arithmetic", "inference", "temperatures", "volume", "training", "loading", "phantom"]
 Preset = Literal["smoke", "demo", "paper"]
 Precision = Literal["float32", "bfloat16"]
 MODALITIES = ("us", "t2", "flair", "cet1")
@@ -25,9 +25,10 @@ class Case:
 
     Args:
         name: Unique, as it stands in the table.
-        kind: "inference" (t2 to us, encode and decode), "temperatures" (one encoding, decoded at several), "volume"
-            (slice by slice through a volume), "training" (one step over all observed subsets), "loading" (batches of
-            slices from disk) or "phantom" (one patient made anew).
+        kind: "arithmetic" (one large convolution: as many operations a second as the machine does), "inference" (t2 to
+            us, encode and decode), "temperatures" (one encoding, decoded at several), "volume" (slice by slice through
+            a volume), "training" (one step over all observed subsets), "loading" (batches of slices from disk) or
+            "phantom" (one patient made anew).
         preset: Whose width, depth and size the network has; the image heads have six blocks, as the authors' code.
         batch: Slices at a time.
         size: Height and width in pixels; None = the preset's.
@@ -70,12 +71,14 @@ class Case:
     @property
     def has_peer(self) -> bool:
         """Whether other code can do the same."""
-        return self.kind not in ("loading", "phantom") and self.n_observed == 1 and self.growth is None
+        return self.kind not in ("arithmetic", "loading", "phantom") and self.n_observed == 1 and self.growth is None
 
 
 def all_cases() -> list[Case]:
     """The cases of a full run, at the paper's size; the last training case is at the demo's, where more fits."""
     return [
+        Case(name="arithmetic", kind="arithmetic", batch=2, size=96),
+        Case(name="arithmetic_bfloat16", kind="arithmetic", batch=2, size=96, precision="bfloat16"),
         Case(name="inference_1", kind="inference"),
         Case(name="inference_16", kind="inference", batch=16),
         Case(name="inference_1_bfloat16", kind="inference", precision="bfloat16"),
@@ -94,7 +97,7 @@ def all_cases() -> list[Case]:
 
 def quick_cases() -> list[Case]:
     """One case of each kind at a size that takes seconds; shows that the bench works, not how quick the kit is."""
-    kinds: tuple[Kind, ...] = ("inference", "temperatures", "volume", "training", "loading", "phantom")
+    kinds: tuple[Kind, ...] = ("arithmetic", "inference", "temperatures", "volume", "training", "loading", "phantom")
     return [
         Case(
             name=kind,

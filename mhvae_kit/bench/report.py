@@ -23,7 +23,11 @@ AXES = {
 
 
 def table(result: dict[str, Any]) -> str:
-    """One line a case, and one more for each peer: milliseconds a slice, peak of memory, ratios with their range."""
+    """One line a case, and one more for each peer: milliseconds a slice, peak of memory, ratios with their range.
+
+    The kit's also say how many operations a second it does, and what share that is of a large convolution's, where the
+    latter was measured: a share of 100 % would be arithmetic and nothing else.
+    """
     machine = result["machine"]
     load = f"load {machine['load_before']} before, {machine.get('load_after')} after"
     lines = [f"{machine['processor']}, {machine['cores']} cores, threads: {machine['threads']}; {load}"]
@@ -31,7 +35,7 @@ def table(result: dict[str, Any]) -> str:
     for case in result["cases"]:
         for side in ("kit", *PEERS):
             if side in case:
-                lines.append(f"{case['name']:24s} {side:8s} {_line(case[side])}")
+                lines.append(f"{case['name']:24s} {side:8s} {_line(case[side])}{_rate(case, side, result)}")
     return "\n".join(lines)
 
 
@@ -46,6 +50,22 @@ def _line(side: dict[str, Any]) -> str:
     if "largest_difference" in side:
         text += f", images differ by at most {side['largest_difference']:.1e}"
     return text
+
+
+def gflop_per_second(case: dict[str, Any]) -> float | None:
+    """Operations a second of the kit in a case, convolutions and matrix products alone; None where there are none."""
+    kit = case["kit"]
+    return kit["gflop"] / statistics.median(kit["seconds"]) if kit.get("gflop") else None
+
+
+def _rate(case: dict[str, Any], side: str, result: dict[str, Any]) -> str:
+    rate = gflop_per_second(case) if side == "kit" else None
+    if rate is None:
+        return ""
+    limits = [gflop_per_second(c) for c in result["cases"] if c["kind"] == "arithmetic"]
+    precisions = [c["precision"] for c in result["cases"] if c["kind"] == "arithmetic"]
+    limit = dict(zip(precisions, limits, strict=True)).get(case["precision"])
+    return f"  {rate:.0f} GFLOP/s" + (f", {rate / limit:.0%} of a large convolution's" if limit else "")
 
 
 def growth_points(result: dict[str, Any]) -> dict[str, list[dict[str, float]]]:

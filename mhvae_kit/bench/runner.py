@@ -175,13 +175,15 @@ def _take_turns(found: dict[str, Any], tasks: dict[str, dict], rounds: int, thre
             for side in tasks:
                 answer = ask(side, "run")
                 taken[side] += [answer] if answer else []
+        work = ask("kit", "work") or {}
         outputs = {side: task["output"] for side, task in tasks.items() if len(tasks) > 1 and _saved(ask, side)}
         peaks = {side: ask(side, "end") or {} for side in tasks}
     finally:
         for worker in workers.values():
             worker.end()
     for side in tasks:
-        found[side] = _summary(taken[side], peaks[side], failed.get(side), found)
+        extra = peaks[side] | (work if side == "kit" else {})
+        found[side] = _summary(taken[side], extra, failed.get(side), found)
     peer = next((side for side in tasks if side != "kit"), None)
     if peer is not None and not failed:
         found[peer] |= _compare(found["kit"], found[peer]) | _difference(outputs, peer)
@@ -193,7 +195,7 @@ def _saved(ask: Any, side: str) -> bool:
 
 
 def _summary(
-    taken: list[dict[str, float]], peak: dict[str, float], failure: str | None, case: dict[str, Any]
+    taken: list[dict[str, float]], extra: dict[str, float], failure: str | None, case: dict[str, Any]
 ) -> dict[str, Any]:
     if failure is not None:
         return {"failed": failure}
@@ -203,7 +205,7 @@ def _summary(
         "seconds": seconds,
         "cpu_seconds": [run["cpu_seconds"] for run in taken],
         "ms_per_slice": 1e3 * statistics.median(seconds) / slices,
-        **peak,
+        **extra,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mhvae_kit.bench.cases import MODALITIES, OBSERVED, TARGET, Case
 from mhvae_kit.bench.peers import make_peer, network_class
@@ -36,6 +37,16 @@ class Side(Protocol):
         """Store the us image at temperature 0 as .npy, where the case has one; says whether it did."""
 
 
+def operations(side: Side) -> int:
+    """Floating-point operations of the convolutions and matrix products of one run, as the side does them.
+
+    The sides run without gradients by `no_grad`: torch's counter fails on weight norm in inference mode.
+    """
+    with FlopCounterMode(display=False) as counter:
+        side.run()
+    return counter.get_total_flops()
+
+
 def prepare(task: dict[str, Any]) -> Side:
     """Make the side that a task describes: its networks, its inputs, its weights.
 
@@ -46,6 +57,8 @@ def prepare(task: dict[str, Any]) -> Side:
     case = Case(**task["case"])
     if task["side"] != "kit":
         return make_peer(task["side"], Path(task["checkout"]), case, Path(task["weights"]))
+    if case.kind == "arithmetic":
+        return Arithmetic(case)
     if case.kind == "loading":
         return Loading(case, task.get("data_dir"))
     if case.kind == "phantom":
@@ -127,7 +140,7 @@ class Kit:
     def _training_step(self) -> None:
         train_step(self.state, self.batch, self.processes, Path(tempfile.gettempdir()))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _inference(self) -> Tensor:
         """Encode once, decode at each temperature; the last image."""
         with precision(self.case):
@@ -136,12 +149,12 @@ class Kit:
                 made = self.model.decode(encoding, targets=(TARGET,), temperature=tau, generator=self.generator)
         return made.images[TARGET]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _volume(self) -> np.ndarray:
         with precision(self.case):
             return stream_volume(self.model, self.images[OBSERVED][:, 0].numpy(), batch=self.case.batch)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def save_output(self, path: Path) -> bool:
         """Store the us image that t2 gives at temperature 0; after training steps there is nothing to compare."""
         if self.case.kind == "training":
@@ -167,6 +180,29 @@ def stream_volume(model: MHVAE, volume: np.ndarray, *, batch: int) -> np.ndarray
         encoding = model.encode({OBSERVED: torch.from_numpy(volume[part])[:, None]})
         made[part] = model.decode(encoding, targets=(TARGET,), temperature=0.0).images[TARGET][:, 0].float().numpy()
     return made
+
+
+class Arithmetic:
+    """One large convolution, whose time is arithmetic almost alone; its 128 channels keep all lanes busy."""
+
+    CHANNELS = 128
+
+    def __init__(self, case: Case) -> None:
+        self.case, size = case, case.size or MHVAEConfig.preset(case.preset).image_size[0]
+        generator = torch.Generator().manual_seed(SEED)
+        kind = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
+        shapes = (case.batch, self.CHANNELS, size, size), (self.CHANNELS, self.CHANNELS, 3, 3)
+        drawn = (torch.randn(shape, generator=generator).to(kind) for shape in shapes)
+        self.x, self.weight = (t.contiguous(memory_format=torch.channels_last) for t in drawn)
+
+    @torch.no_grad()
+    def run(self) -> object:
+        """The convolution."""
+        return torch.nn.functional.conv2d(self.x, self.weight, padding=1)
+
+    def save_output(self, path: Path) -> bool:
+        """Nothing to compare."""
+        return False
 
 
 class Loading:

@@ -1,7 +1,8 @@
 """The process that runs one case: `python -m mhvae_kit.bench.worker`, asked line by line on its standard input.
 
 Started by `mhvae_kit.bench.runner`. The first line is JSON that says what to run; each answer is one line of JSON.
-Then "run" times one run, "output" stores what the code makes at temperature 0, and "end" tells the peak of memory.
+Then "run" times one run, "work" counts its arithmetic, "output" stores what the code makes at temperature 0, and "end"
+tells the peak of memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
 def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
     task = json.loads(lines.readline())
     _limit_memory(task.get("memory_limit_bytes"))
-    from mhvae_kit.bench.sides import import_all, prepare
+    from mhvae_kit.bench.sides import import_all, operations, prepare
 
     import_all(task)
     baseline = _resident("VmRSS")
@@ -40,6 +41,8 @@ def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
         command = line.strip()
         if command == "run":
             yield _timed(prepared.run)
+        elif command == "work":
+            yield {"gflop": operations(prepared) / 1e9}
         elif command == "output":
             yield {"saved": prepared.save_output(Path(task["output"]))}
         else:

@@ -107,7 +107,7 @@ def draw_border_shift(rng: np.random.Generator, dose: float, scene: Scene) -> di
 
 
 def border_shifted(scene: Scene, parameters: dict[str, Any]) -> np.ndarray:
-    """The image pushed along the normal of the tumour's border, less with distance from where the border comes to lie."""
+    """The image pushed along the normal of the tumour's border, less with distance from where the border then lies."""
     distance = signed_distance_px(scene.labels)
     rows, columns = np.gradient(distance, axis=(1, 2))
     shift = np.float32(parameters["shift_mm"] / scene.spacing_mm)

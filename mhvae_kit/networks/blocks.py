@@ -13,34 +13,12 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from mhvae_kit.networks.convolution import Conv2d
-from mhvae_kit.networks.inference import (
-    added,
-    in_parts,
-    is_channels_last,
-    laid_out,
-    scaled,
-    two_pass_norm,
-    without_gradients,
-)
+from mhvae_kit.networks.convolution import Conv2d, pointwise_product
+from mhvae_kit.networks.inference import added, in_parts, laid_out, without_gradients
+from mhvae_kit.networks.normalisation import instance_norm, norm_silu
 
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
 CHECKPOINTED_BYTES = 64 * 2**20  # of the widest map of a block that is computed again in the backward pass
-
-
-def instance_norm(x: Tensor) -> Tensor:
-    """Normalise every channel of every image to mean 0, variance 1, without learned parameters.
-
-    Written as a group norm with one channel a group: the same function, with a faster kernel on CPUs.
-    """
-    if without_gradients(x) and x.dtype == torch.float32 and is_channels_last(x):
-        return two_pass_norm(x)
-    return F.group_norm(x, x.shape[1], eps=1e-5)
-
-
-def norm_silu(x: Tensor) -> Tensor:
-    """Instance norm, then SiLU (Swish)."""
-    return F.silu(instance_norm(x), inplace=without_gradients(x))
 
 
 class SqueezeExcitation(nn.Module):
@@ -53,16 +31,16 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(hidden, channels)
 
     def factor(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the gate (B, C, 1, 1), in (0, 1)."""
-        return self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()[:, :, None, None]
+        """(B, C, H, W) to the gate (B, C), in (0, 1)."""
+        return self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        return x * self.factor(x)
+        return x * self.factor(x)[:, :, None, None]
 
-    def over(self, fresh: Tensor) -> Tensor:
-        """The same, written over `fresh` where no gradient needs it."""
-        return scaled(fresh, self.factor(fresh))
+    def projected(self, x: Tensor, projection: nn.Module) -> Tensor:
+        """`projection(self(x))` of a 1x1 convolution, (B, C, H, W) to (B, D, H, W)."""
+        return pointwise_product(x, projection.weight, projection.bias, self.factor(x))
 
 
 class WideBlock(nn.Module):
@@ -119,7 +97,8 @@ class ResidualSECell(WideBlock):
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.conv1(norm_silu(x))
-        return added(x, self.gate.over(self.conv2(norm_silu(y))))
+        y = self.conv2(norm_silu(y))
+        return torch.addcmul(x, y, self.gate.factor(y)[:, :, None, None])
 
 
 class MobileNetV2Cell(WideBlock):
@@ -140,7 +119,7 @@ class MobileNetV2Cell(WideBlock):
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
         y = self.depthwise(norm_silu(y))
-        return added(x, self.project(self.gate.over(norm_silu(y))))
+        return added(x, self.gate.projected(norm_silu(y), self.project))
 
 
 class TopDownCell(WideBlock):
@@ -161,7 +140,7 @@ class TopDownCell(WideBlock):
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
         y = self.depthwise(norm_silu(y))
-        return added(x, self.project(self.gate.over(norm_silu(y))))
+        return added(x, self.gate.projected(norm_silu(y), self.project))
 
 
 class UpConvolution(nn.Module):
@@ -193,7 +172,7 @@ class ExpertHead(WideBlock):
 
     def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
         y = self.conv1(norm_silu(torch.cat((feature, skip), 1)))
-        return self.project(self.gate.over(self.conv2(norm_silu(y))))
+        return self.gate.projected(self.conv2(norm_silu(y)), self.project)
 
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:

@@ -69,19 +69,27 @@ class Conv2d(nn.Conv2d):
         )
 
 
-def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1 convolution as a matrix product.
+def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution as a matrix product, of channels that are multiplied by a gate before.
+
+    The gate goes into the filters, which are fewer numbers than the map; and a product image by image has a backward
+    pass that copies nothing.
 
     Args:
         x: (B, C, H, W).
         weight: (D, C, 1, 1).
         bias: (D,) or None.
+        gate: (B, C); None = 1.
     Returns:
         (B, D, H, W).
     """
-    if is_channels_last(x):
+    if gate is None and is_channels_last(x):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-    y = torch.matmul(weight.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
+    filters = weight.flatten(1).expand(len(x), -1, -1) if gate is None else weight.flatten(1) * gate[:, None]
+    if is_channels_last(x):
+        y = torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), filters.transpose(1, 2)).unflatten(1, x.shape[2:])
+        return (y if bias is None else y + bias).permute(0, 3, 1, 2)
+    y = torch.bmm(filters, x.flatten(2)).unflatten(2, x.shape[2:])
     return y if bias is None else y + bias[:, None, None]
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhvae_kit.errors import InputError, explain
-from mhvae_kit.networks.blocks import instance_norm
+from mhvae_kit.networks.normalisation import instance_norm
 
 
 def default_layers(image_size: tuple[int, int]) -> int:

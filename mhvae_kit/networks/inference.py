@@ -55,23 +55,9 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor, channels: int) -
     return torch.cat([function(*parts) for parts in zip(*(t.split(images) for t in tensors), strict=True)])
 
 
-def scaled(fresh: Tensor, factor: Tensor) -> Tensor:
-    """fresh * factor, written over `fresh` where no gradient needs it; the caller must own `fresh`."""
-    return fresh.mul_(factor) if without_gradients(fresh) else fresh * factor
-
-
 def added(x: Tensor, fresh: Tensor) -> Tensor:
     """x + fresh, written over `fresh` where no gradient needs it; the caller must own `fresh`."""
     return fresh.add_(x) if without_gradients(fresh) and fresh.dtype == x.dtype else x + fresh
-
-
-def two_pass_norm(x: Tensor) -> Tensor:
-    """Instance norm of a channels-last map: centre it, then scale it.
-
-    torch's kernels for this layout sum up x and x^2 plainly and lose two more digits than for the usual layout.
-    """
-    y = x - x.mean((2, 3), keepdim=True)
-    return y.mul_((y * y).mean((2, 3), keepdim=True).add_(1e-5).rsqrt_())
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -9,8 +9,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from mhvae_kit.config import Level
 from mhvae_kit.networks.backbone import MultimodalVAE
-from mhvae_kit.networks.blocks import SqueezeExcitation, norm_silu
+from mhvae_kit.networks.blocks import SqueezeExcitation
 from mhvae_kit.networks.convolution import Conv2d
+from mhvae_kit.networks.normalisation import norm_silu
 
 
 class NarrowingBlock(nn.Module):
@@ -26,7 +27,7 @@ class NarrowingBlock(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C_out, H, W)."""
         y = self.conv1(norm_silu(feature))
-        return self.project(self.gate(self.conv2(norm_silu(y))))
+        return self.gate.projected(self.conv2(norm_silu(y)), self.project)
 
 
 class MVAE(MultimodalVAE):

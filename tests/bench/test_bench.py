@@ -40,7 +40,7 @@ def test_names_of_cases_are_unique():
 
 
 def test_an_unknown_case_names_those_there_are():
-    with pytest.raises(InputError, match="no such case; got nonsense; expected some of inference, "):
+    with pytest.raises(InputError, match="no such case; got nonsense; expected some of arithmetic, "):
         choose(quick_cases(), ["nonsense"])
 
 
@@ -63,7 +63,7 @@ def test_a_checkout_is_known_by_its_files(tmp_path, file, kind):
         assert kind_of(tmp_path) == kind
 
 
-@pytest.mark.parametrize("name", ["inference", "temperatures", "volume", "training"])
+@pytest.mark.parametrize("name", ["arithmetic", "inference", "temperatures", "volume", "training"])
 def test_each_kind_of_work_runs(name):
     side = sides.prepare(task(by_name(name)))
     side.run()
@@ -96,12 +96,13 @@ def test_both_sides_get_the_same_inputs():
 
 def test_a_worker_answers_line_by_line(tmp_path):
     given = task(by_name("inference"), output=str(tmp_path / "out.npy"))
-    answers = list(worker._serve(io.StringIO("\n".join([json.dumps(given), "run", "output", "end", "run"]))))
+    answers = list(worker._serve(io.StringIO("\n".join([json.dumps(given), "run", "work", "output", "end", "run"]))))
     assert answers[0] == {"ready": True}
     assert answers[1]["seconds"] > 0
-    assert answers[2] == {"saved": True}
-    assert answers[3]["peak_mb"] >= 0
-    assert len(answers) == 4
+    assert answers[2]["gflop"] > 0
+    assert answers[3] == {"saved": True}
+    assert answers[4]["peak_mb"] >= 0
+    assert len(answers) == 5
     assert np.load(tmp_path / "out.npy").shape == (2, 1, 64, 64)
 
 
@@ -121,6 +122,8 @@ class FakeWorker:
             np.save(self.task["output"], np.full(3, 0.5 if self.side == "kit" else 0.25))
             return {"saved": True}
         seconds = 1.0 if self.side == "kit" else 3.0
+        if line == "work":
+            return {"gflop": 40.0 if self.task["case"]["kind"] == "arithmetic" else 10.0}
         if line == "end":
             return {"peak_mb": 100 * seconds, "baseline_mb": 1.0}
         return {"seconds": seconds, "cpu_seconds": 2 * seconds}
@@ -149,6 +152,30 @@ def test_sides_take_turns_and_are_compared_round_by_round(checkout):
     assert found["authors"]["largest_difference"] == 0.25
     assert json.loads((checkout / "b.json").read_text())["cases"][0]["name"] == "inference"
     assert "3.00 (3.00 to 3.00)" in report.table(result)
+
+
+def test_the_arithmetic_of_a_large_convolution_is_what_shares_are_of(checkout):
+    cases = [by_name("arithmetic"), by_name("inference"), Case(name="rough", kind="inference", precision="bfloat16")]
+    lines = report.table(runner.bench(cases, rounds=1)).splitlines()
+    assert "  40 GFLOP/s, 100% of a large convolution's" in lines[2]
+    assert "  10 GFLOP/s, 25% of a large convolution's" in lines[3]
+    assert lines[4].endswith("10 GFLOP/s")  # its limit was not measured
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_operations_of_a_large_convolution_are_counted(precision):
+    case = Case(name="a", kind="arithmetic", batch=2, size=10, precision=precision)
+    side = sides.prepare(task(case))
+    assert sides.operations(side) == 2 * 2 * 10 * 10 * 9 * side.CHANNELS**2
+    assert side.run().dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
+
+
+def test_operations_grow_with_the_temperatures():
+    once, twice = (
+        sides.operations(sides.prepare(task(Case(name="a", kind="temperatures", preset="smoke", n_temperatures=n))))
+        for n in (1, 2)
+    )
+    assert once < twice < 2 * once  # the encoding is shared
 
 
 def test_a_side_that_fails_is_said_and_the_other_measured(checkout):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mhvae_kit import MHVAE, MVAE, MHVAEConfig
-from mhvae_kit.networks import blocks, inference
+from mhvae_kit.networks import blocks, inference, normalisation
 
 # Three levels from 64 px: the upper two are stored channels-last, the coarsest is not.
 SIZES = {"image_size": (64, 96), "levels": 3, "base_channels": 8, "max_channels": 16, "decoder_blocks": 1}
@@ -142,9 +142,9 @@ def test_a_wide_convolution_is_a_convolution(n_out, width):
 def test_the_norm_of_a_large_map_keeps_its_digits_far_from_zero():
     x = (noise(1, 4, 192, 192) + 10).contiguous(memory_format=torch.channels_last)
     exact = F.instance_norm(x.double())
-    assert (inference.two_pass_norm(x) - exact).abs().max() < 2e-6
+    assert (normalisation.two_pass_norm(x) - exact).abs().max() < 2e-6
     with torch.no_grad():
-        assert (blocks.instance_norm(x) - exact).abs().max() < 2e-6
+        assert (normalisation.instance_norm(x) - exact).abs().max() < 2e-6
 
 
 def test_large_maps_change_their_layout_and_no_value():
