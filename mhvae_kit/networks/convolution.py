@@ -4,8 +4,8 @@ oneDNN's forward kernels are much faster than its backward ones for the few chan
 this model has at full resolution. The gradients are therefore written as what the library does well:
 
 - the gradient of the input is a forward convolution of the output's gradient with the flipped filters;
-- the gradient of a 5x5 depthwise filter is put together from 3x3 windows, for which there is a compiled kernel, while
-  for 5x5 the library falls back to one matrix product a channel;
+- the gradient of a 5x5 depthwise filter is put together from strips of at most three columns, for which there is a
+  compiled kernel, while for wider ones the library falls back to one matrix product a channel;
 - a 1x1 convolution is a matrix product, forward and backward.
 
 Without gradients, `mhvae_kit.networks.inference` says what is done instead. docs/performance.md has the figures.
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mhvae_kit.networks.inference import is_channels_last, wide_convolution, without_gradients
+from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
 WORKING_SET = 2 * 2**20  # bytes of an operand that stay in a core's cache while it is read several times
+STRIP = 3  # columns of a depthwise filter for whose gradient oneDNN has a quick kernel, however many its rows
 
 
 class Conv2d(nn.Conv2d):
@@ -136,25 +137,28 @@ def input_gradient(grad: Tensor, weight: Tensor, padding: int, groups: int) -> T
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
     """Gradient of a convolution's filters, (D, C / groups, K, K); arguments as in `input_gradient`, x the input."""
-    if groups == 1 or weight.shape[2] != 5 or weight.shape[0] != groups:
+    if groups == 1 or weight.shape[3] <= STRIP or weight.shape[0] != groups:
         return _library_weight_gradient(x, grad, weight, padding, groups)
     x = F.pad(x, (padding,) * 4)
-    # A few images at a time: the four windows then read them from the cache.
-    images = max(1, WORKING_SET // (x[0].numel() * x.element_size()))
-    parts = zip(x.split(images), grad.split(images), strict=True)
-    return sum((_from_windows(a, b, weight) for a, b in parts), torch.zeros_like(weight))
-
-
-def _from_windows(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of a 5x5 depthwise filter from four overlapping 3x3 windows of it; x is padded already."""
-    height, width = grad.shape[2:]
-    whole, window = torch.empty_like(weight), weight[:, :, :3, :3]
-    for row in (0, 2):
-        for column in (0, 2):
-            seen = x[:, :, row : row + height + 2, column : column + width + 2]
-            part = _library_weight_gradient(seen, grad, window, 0, weight.shape[0])
-            whole[:, :, row : row + 3, column : column + 3] = part
+    # A few channels of a few images at a time: the strips then read them from the cache.
+    one = x[0, 0].numel() * x.element_size()
+    channels = min(groups, max(LANES, WORKING_SET // one // LANES * LANES))
+    images = max(1, WORKING_SET // (one * channels))
+    whole = torch.zeros_like(weight)
+    for seen, behind in zip(x.split(images), grad.split(images), strict=True):
+        parts = zip(*(t.split(channels, d) for t, d in ((seen, 1), (behind, 1), (weight, 0))), strict=True)
+        whole += torch.cat([_in_strips(*part) for part in parts])
     return whole
+
+
+def _in_strips(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a wide depthwise filter, a few of its columns at a time; x is padded already."""
+    parts = []
+    for columns in weight.split(STRIP, dim=3):
+        left = sum(part.shape[3] for part in parts)
+        seen = x[..., left : left + grad.shape[3] + columns.shape[3] - 1]
+        parts.append(_library_weight_gradient(seen, grad, columns, 0, weight.shape[0]))
+    return torch.cat(parts, 3)
 
 
 def _library_weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:

@@ -18,6 +18,7 @@ CASES = {
     "dense 3x3, no bias": ((2, 4, 6, 6), {"out_channels": 4, "kernel_size": 3, "padding": 1, "bias": False}),
     "depthwise 5x5": ((5, 6, 8, 7), {"out_channels": 6, "kernel_size": 5, "padding": 2, "groups": 6}),
     "depthwise 5x5, small map": ((2, 4, 3, 3), {"out_channels": 4, "kernel_size": 5, "padding": 2, "groups": 4}),
+    "depthwise 5x5, many channels": ((3, 20, 6, 7), {"out_channels": 20, "kernel_size": 5, "padding": 2, "groups": 20}),
     "depthwise 3x3": ((2, 4, 6, 5), {"out_channels": 4, "kernel_size": 3, "padding": 1, "groups": 4}),
     "1x1": ((3, 5, 6, 7), {"out_channels": 2, "kernel_size": 1}),
     "1x1, no bias": ((3, 5, 6, 7), {"out_channels": 2, "kernel_size": 1, "bias": False}),
@@ -59,8 +60,9 @@ def test_gradients_are_those_of_torch(name):
         torch.testing.assert_close(got.grad, expected.grad.float(), rtol=1e-5, atol=1e-4)
 
 
-def test_a_batch_cut_for_the_cache_gives_the_same_gradient(monkeypatch):
-    x, quick, _ = both("depthwise 5x5")
+@pytest.mark.parametrize("name", ["depthwise 5x5", "depthwise 5x5, many channels"])
+def test_a_batch_cut_for_the_cache_gives_the_same_gradient(name, monkeypatch):
+    x, quick, _ = both(name)
     grads = []
     for size in (1, 2**30):
         monkeypatch.setattr(convolution, "WORKING_SET", size)
