@@ -4,6 +4,7 @@ oneDNN's forward kernels are much faster than its backward ones for the few chan
 this model has at full resolution. The gradients are therefore written as what the library does well:
 
 - the gradient of the input is a forward convolution of the output's gradient with the flipped filters;
+- a convolution with fewer channels than the processor has lanes works on several pixels or images at once;
 - the gradient of a 5x5 depthwise filter is put together from strips of at most three columns, for which there is a
   compiled kernel, while for wider ones the library falls back to one matrix product a channel;
 - a 1x1 convolution is a matrix product, forward and backward.
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
 WORKING_SET = 2 * 2**20  # bytes of an operand that stay in a core's cache while it is read several times
+WIDE_FROM = 5  # size of a filter from which neighbouring pixels are computed as channels
 STRIP = 3  # columns of a depthwise filter for whose gradient oneDNN has a quick kernel, however many its rows
 
 
@@ -51,7 +53,9 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode == "zeros":
             return super()._conv_forward(x, weight, bias)
         x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-        if size[0] == size[1] >= 5 and self.stride == self.dilation == (1, 1) and self.groups == 1:
+        if self._has_quick_path(x):
+            return quick_convolution(x, weight, bias, 0, self.groups)
+        if size[0] == size[1] >= WIDE_FROM and self.stride == self.dilation == (1, 1) and self.groups == 1:
             return wide_convolution(x, weight, bias)
         return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
 
@@ -94,6 +98,23 @@ def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tens
     return y if bias is None else y + bias[:, None, None]
 
 
+def quick_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int) -> Tensor:
+    """`F.conv2d` of stride 1, by the kernel that is quick for its number of channels; float32 on a CPU.
+
+    oneDNN's kernels work on 16 output channels at once. A dense convolution with fewer computes either neighbouring
+    pixels as channels (large filters), or two images as two groups of one.
+    """
+    n_out, n_in, size = weight.shape[:3]
+    if groups == 1 and n_out < LANES and size >= WIDE_FROM:
+        return wide_convolution(F.pad(x, (padding,) * 4) if padding else x, weight, bias)
+    if groups == 1 and 2 * max(n_out, n_in) <= LANES and len(x) % 2 == 0 and x.is_contiguous():
+        pairs = x.view(len(x) // 2, 2 * n_in, *x.shape[2:])
+        both = None if bias is None else bias.repeat(2)
+        y = F.conv2d(pairs, weight.repeat(2, 1, 1, 1), both, padding=padding, groups=2)
+        return y.view(len(x), n_out, *y.shape[2:])
+    return F.conv2d(x, weight, bias, padding=padding, groups=groups)
+
+
 class _QuickBackward(torch.autograd.Function):
     """A convolution of stride 1 with zero padding, dense or depthwise."""
 
@@ -101,7 +122,7 @@ class _QuickBackward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding, ctx.groups, ctx.has_bias = padding, groups, bias is not None
-        return F.conv2d(x, weight, bias, padding=padding, groups=groups)
+        return quick_convolution(x, weight, bias, padding, groups)
 
     @staticmethod
     @once_differentiable
@@ -132,7 +153,7 @@ def input_gradient(grad: Tensor, weight: Tensor, padding: int, groups: int) -> T
     """
     flipped = weight.flip(2, 3)
     filters = flipped if groups > 1 else flipped.transpose(0, 1)
-    return F.conv2d(grad, filters, padding=weight.shape[2] - 1 - padding, groups=groups)
+    return quick_convolution(grad, filters, None, weight.shape[2] - 1 - padding, groups)
 
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
