@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,14 @@ class Cohort:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over a model's weights, by which its images are kept."""
+    """SHA-256 over a model's weights and what else its state holds (SPADE's perceptual term), to keep images by."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        if isinstance(value, torch.Tensor):
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(json.dumps(value, sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhvae_kit import MHVAE
+from mhvae_kit.baselines import registry
 from mhvae_kit.config import TrainingConfig
 from mhvae_kit.degradation import sources
 from mhvae_kit.degradation.plan import study_of
@@ -124,6 +125,32 @@ def test_the_digest_of_weights_changes_with_a_name():
     first, second = torch.nn.ModuleDict(), torch.nn.ModuleDict()
     first["a"], second["b"] = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     second["b"].load_state_dict(first["a"].state_dict())
+    assert weights_digest(first) != weights_digest(second)
+
+
+@pytest.mark.parametrize("name", ["flow", "pix2pix", "resvit", "spade"])
+def test_every_method_of_table_1_has_a_digest(name):
+    with torch.random.fork_rng(devices=[]):
+        method = registry.make_method(name, registry.preset_settings(name, "smoke"))
+    assert weights_digest(method) == weights_digest(method)
+
+
+def test_the_digest_changes_with_what_a_state_holds_besides_tensors():
+    class WithTerm(torch.nn.Linear):
+        def __init__(self, term):
+            super().__init__(1, 1)
+            self.term = term
+
+        def get_extra_state(self):
+            return {"term": self.term}
+
+        def set_extra_state(self, state):
+            self.term = state["term"]
+
+    first, second = WithTerm("vgg19"), WithTerm(None)
+    with torch.no_grad():
+        for a, b in zip(first.parameters(), second.parameters(), strict=True):
+            b.copy_(a)
     assert weights_digest(first) != weights_digest(second)
 
 
