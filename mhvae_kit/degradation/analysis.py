@@ -87,19 +87,22 @@ def patient_means(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell_summary(scores: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Mean and 95 % interval over patients of each cell, and its difference from the clean synthetic images.
+    """Mean and 95 % interval over patients of each cell, and its difference from the images without its defect.
+
+    These are the clean synthetic images, but for a defect that has a dose 0 of its own (checkpoint age).
 
     Args:
         scores: From `read_cells`.
         seed: Of the bootstrap.
     Returns:
         One row a cell: key, name, dose, group, title, run, n_patients, n_seeds; each score with <score>_low and
-        <score>_high; loss (Dice of the clean synthetic images minus that of the cell, paired) with loss_low,
-        loss_high; p by sign flips and p_holm over all cells but the clean one; seed_spread, the standard deviation of
-        the mean Dice over seeds.
+        <score>_high; loss (Dice without the defect minus that of the cell, paired) with loss_low, loss_high; p by sign
+        flips and p_holm over all cells that are compared with another; seed_spread, the standard deviation of the mean
+        Dice over seeds.
     """
     patients = patient_means(scores)
-    clean = patients[patients["key"] == BASELINE].set_index("case")["dice"]
+    dice = {key: part.set_index("case")["dice"] for key, part in patients.groupby("key")}
+    own_start = patients[patients["dose"] == 0].drop_duplicates("name").set_index("name")["key"].to_dict()
     rows = []
     for key, part in patients.groupby("key", sort=False):
         part = part.sort_values("case")
@@ -109,10 +112,11 @@ def cell_summary(scores: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         for name in SCORES:
             low, high = bootstrap_interval(part[name].to_numpy(), seed=seed)
             row |= {name: part[name].mean(), f"{name}_low": low, f"{name}_high": high}
-        lost = clean.loc[part["case"]].to_numpy() - part["dice"].to_numpy()
+        start = own_start.get(row["name"], BASELINE)
+        lost = dice[start].loc[part["case"]].to_numpy() - part["dice"].to_numpy()
         low, high = bootstrap_interval(lost, seed=seed)
         row |= {"loss": lost.mean(), "loss_low": low, "loss_high": high}
-        row["p"] = float("nan") if key == BASELINE else sign_flip_p(lost, seed=seed)
+        row["p"] = float("nan") if key == start else sign_flip_p(lost, seed=seed)
         row["seed_spread"] = own.groupby("seed")["dice"].mean().std() if row["n_seeds"] > 1 else float("nan")
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -166,8 +170,8 @@ def dose_of_loss(scores: pd.DataFrame, name: str, *, points: float = POINTS, see
         points: The fall of Dice.
         seed: Of the bootstrap over patients.
     Returns:
-        name; dose, NaN where the curve never falls that far; dose_low and dose_high, percentiles of the resamples, in
-        which a curve that does not fall far enough counts as infinity; reached, the share of resamples that do.
+        name; dose, infinity where the curve never falls that far; dose_low and dose_high, percentiles of the resamples
+        with the same rule; reached, the share of resamples that fall so far.
     """
     doses, dice = _curve_by_patient(scores, name)
     picks = np.random.default_rng(seed).integers(0, len(dice), (N_BOOT, len(dice)))

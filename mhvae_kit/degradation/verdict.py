@@ -26,16 +26,17 @@ def answer(summary: pd.DataFrame, correlations: pd.DataFrame) -> tuple[str, str]
     harmless = worst[worst["loss_high"] < POINTS]
     first = (
         f"Of {len(worst)} defects of phantom images, {len(hurting)} cost at least {100 * POINTS:.0f} points of Dice at "
-        f"their largest tried dose with all of the 95 % interval, most of all {_told(worst.iloc[0])}; "
+        f"their worst tried dose with all of the 95 % interval, most of all {_told(worst.iloc[0])}; "
         f"{len(harmless)} surely cost less"
     )
     first += f" ({', '.join(harmless['title'])})." if len(harmless) else "."
     telling = correlations[correlations["rho_low"] > 0]
     if telling.empty:
         best = correlations.iloc[0]
+        reach = "does not exclude 0" if best["rho_high"] >= 0 else "is the wrong way round"
         second = (
             f"None of {len(correlations)} image metrics foresees the Dice: the best, {best['metric']}, has a rank "
-            f"correlation of {_interval(best, 'rho')}, which does not exclude 0."
+            f"correlation of {_interval(best, 'rho')}, which {reach}."
         )
     else:
         best = telling.iloc[0]
