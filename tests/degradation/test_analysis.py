@@ -127,8 +127,8 @@ def test_the_answer_counts_defects_and_names_the_best_metric(scores):
     )
     assert "most of all blur (10.0 points, 10.0 to 10.0); 1 surely cost less (gain)." in first
     assert second == (
-        "contrast foresees the Dice best, with a rank correlation of 0.60 (0.20 to 0.80); 1 of 2 metrics exclude 0, and "
-        "PSNR has 0.10 (-0.20 to 0.40)."
+        "contrast foresees the Dice best, with a rank correlation of 0.60 (0.20 to 0.80); 1 of 2 metrics exclude 0, "
+        "and PSNR has 0.10 (-0.20 to 0.40)."
     )
 
 
