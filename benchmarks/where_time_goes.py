@@ -100,7 +100,7 @@ def main() -> None:
     rate = operations(limit) / seconds(limit)
     side = prepare({"case": vars(case), "side": "kit", "weights": None})
     whole = seconds(side, runs=3 if case.kind == "training" else 7)
-    gflop, spent = gflop_by_kind(side), milliseconds_by_kind(side)
+    gflop, spent = gflop_by_kind(side) if case.is_counted else {}, milliseconds_by_kind(side)
     print(f"{case.name}, {given.threads} threads: {1e3 * whole:.0f} ms a run")
     print(f"a large convolution does {rate / 1e9:.0f} GFLOP/s; the profiler's own time is in what follows")
     print(f"{'kind':22s} {'ms':>8s} {'share':>6s} {'GFLOP':>8s} {'ms at that rate':>16s}")

@@ -69,6 +69,11 @@ class Case:
         return self.depth or self.batch
 
     @property
+    def is_counted(self) -> bool:
+        """Whether its operations can be counted: torch's counter is wrong for gradients of depthwise convolutions."""
+        return self.kind in ("arithmetic", "inference", "temperatures", "volume")
+
+    @property
     def has_peer(self) -> bool:
         """Whether other code can do the same."""
         return self.kind not in ("arithmetic", "loading", "phantom") and self.n_observed == 1 and self.growth is None

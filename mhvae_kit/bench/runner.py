@@ -175,7 +175,7 @@ def _take_turns(found: dict[str, Any], tasks: dict[str, dict], rounds: int, thre
             for side in tasks:
                 answer = ask(side, "run")
                 taken[side] += [answer] if answer else []
-        work = ask("kit", "work") or {}
+        work = (ask("kit", "work") or {}) if Case(**tasks["kit"]["case"]).is_counted else {}
         outputs = {side: task["output"] for side, task in tasks.items() if len(tasks) > 1 and _saved(ask, side)}
         peaks = {side: ask(side, "end") or {} for side in tasks}
     finally:

@@ -37,16 +37,19 @@ def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
     baseline = _resident("VmRSS")
     prepared = prepare(task)
     yield {"ready": True}
+    peak = 0
     for line in lines:
         command = line.strip()
         if command == "run":
             yield _timed(prepared.run)
         elif command == "work":
+            peak = _resident("VmHWM")  # counting keeps more in memory than the work itself
             yield {"gflop": operations(prepared) / 1e9}
         elif command == "output":
             yield {"saved": prepared.save_output(Path(task["output"]))}
         else:
-            yield {"baseline_mb": baseline / MIB, "peak_mb": max(_resident("VmHWM") - baseline, 0) / MIB}
+            peak = peak or _resident("VmHWM")
+            yield {"baseline_mb": baseline / MIB, "peak_mb": max(peak - baseline, 0) / MIB}
             return
 
 

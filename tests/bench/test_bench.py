@@ -170,6 +170,11 @@ def test_the_operations_of_a_large_convolution_are_counted(precision):
     assert side.run().dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
 
 
+def test_operations_of_a_training_step_are_not_counted(checkout):
+    result = runner.bench([by_name("training")], rounds=1)
+    assert ("kit", "work") not in FakeWorker.calls and "gflop" not in result["cases"][0]["kit"]
+
+
 def test_operations_grow_with_the_temperatures():
     once, twice = (
         sides.operations(sides.prepare(task(Case(name="a", kind="temperatures", preset="smoke", n_temperatures=n))))
