@@ -1,4 +1,4 @@
-"""Building blocks: normalisation, squeeze-excitation, encoder cells, top-down cell, expert head, image head.
+"""Building blocks: squeeze-excitation, encoder cells, top-down cell, expert head, image head.
 
 Sizes and orders of operations follow ReubenDo/MHVAE:network/blocks.py, so that its weights can be loaded.
 """
