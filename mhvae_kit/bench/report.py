@@ -62,9 +62,8 @@ def _rate(case: dict[str, Any], side: str, result: dict[str, Any]) -> str:
     rate = gflop_per_second(case) if side == "kit" else None
     if rate is None:
         return ""
-    limits = [gflop_per_second(c) for c in result["cases"] if c["kind"] == "arithmetic"]
-    precisions = [c["precision"] for c in result["cases"] if c["kind"] == "arithmetic"]
-    limit = dict(zip(precisions, limits, strict=True)).get(case["precision"])
+    limits = {c["precision"]: gflop_per_second(c) for c in result["cases"] if c["kind"] == "arithmetic"}
+    limit = limits.get(case["precision"])
     return f"  {rate:.0f} GFLOP/s" + (f", {rate / limit:.0%} of a large convolution's" if limit else "")
 
 
