@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhvae_kit.bench.cases import Case, all_cases, choose
-from mhvae_kit.bench.sides import Arithmetic, Side, operations, prepare
+from mhvae_kit.bench.sides import CPU, Arithmetic, Side, operations, prepare
 
 # By kind: how the names of its operations begin, without "aten::".
 KINDS = {
@@ -87,7 +87,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     case = choose(all_cases(), [given.case])[0]
-    limit = Arithmetic(Case(name="limit", kind="arithmetic", batch=2, size=96, precision=case.precision))
+    limit = Arithmetic(Case(name="limit", kind="arithmetic", batch=2, size=96, precision=case.precision), CPU)
     rate = operations(limit) / seconds(limit)
     side = prepare({"case": vars(case), "side": "kit", "weights": None})
     whole = seconds(side, runs=3 if case.kind == "training" else 7)

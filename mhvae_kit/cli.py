@@ -234,6 +234,7 @@ def bench(
     growth: Annotated[bool, typer.Option("--growth", help="The growth curves instead; a PNG goes beside it.")] = False,
     rounds: Annotated[int, typer.Option(help="Counted runs of each side, in turns.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads of torch; without it torch's own choice.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for the cases of a GPU.")] = "cpu",
     output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench.json"),
     data_dir: Annotated[Path | None, typer.Option(help="Cache folder of the phantom.")] = None,
 ) -> None:
@@ -241,7 +242,8 @@ def bench(
     from mhvae_kit.bench.report import bench_to_files
 
     chosen = {"quick": quick, "growth": growth, "names": case or [], "references": reference or []}
-    text, paths = bench_to_files(**chosen, rounds=rounds, threads=threads, output=output, data_dir=data_dir)
+    chosen |= {"rounds": rounds, "threads": threads, "device": device}
+    text, paths = bench_to_files(**chosen, output=output, data_dir=data_dir)
     print(text)
     print("written: " + ", ".join(map(str, paths)))
 

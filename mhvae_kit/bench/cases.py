@@ -13,6 +13,7 @@ from mhvae_kit.errors import InputError, explain
 Kind = Literal["arithmetic", "inference", "temperatures", "volume", "training", "loading", "phantom"]
 Preset = Literal["smoke", "demo", "paper"]
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 MODALITIES = ("us", "t2", "flair", "cet1")
 OBSERVED, TARGET = "t2", "us"
 # By kind: the module in its checkout that has the network.
@@ -32,7 +33,7 @@ class Case:
         preset: Whose width, depth and size the network has; the image heads have six blocks, as the authors' code.
         batch: Slices at a time.
         size: Height and width in pixels; None = the preset's.
-        precision: Of the convolutions.
+        precision: Of the convolutions; on a GPU "float32" lets torch take TF32 for them, its default.
         n_observed: Images that are given, 1 to 4; one of them is never the target.
         n_temperatures: Decodings of one encoding.
         depth: Slices of the volume.
@@ -97,6 +98,23 @@ def all_cases() -> list[Case]:
         Case(name="training_16", kind="training", batch=16, accumulate=4),
         Case(name="loading_16", kind="loading", preset="demo", batch=16),
         Case(name="phantom_patient", kind="phantom", preset="demo"),
+    ]
+
+
+def gpu_cases() -> list[Case]:
+    """The cases of a full run on a GPU, all at the paper's size; a step of 16 slices fits there as one piece."""
+    cases = [
+        Case(name="arithmetic", kind="arithmetic", batch=64),
+        Case(name="arithmetic_bfloat16", kind="arithmetic", batch=64, precision="bfloat16"),
+    ]
+    kinds: tuple[Kind, ...] = ("inference", "temperatures", "volume")
+    cases += [case for case in all_cases() if case.kind in kinds]
+    return [
+        *cases,
+        Case(name="training_4", kind="training", batch=4),
+        Case(name="training_16", kind="training", batch=16),
+        Case(name="training_16_checkpointed", kind="training", batch=16, checkpoint_gradients=True),
+        Case(name="training_16_bfloat16", kind="training", batch=16, precision="bfloat16"),
     ]
 
 

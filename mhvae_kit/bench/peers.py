@@ -23,9 +23,9 @@ from mhvae_kit.config import MHVAEConfig
 ALMOST_ZERO = 1e-20  # their distributions refuse a standard deviation of 0
 
 
-def make_peer(kind: str, checkout: Path, case: Case, weights: Path) -> Peer:
+def make_peer(kind: str, checkout: Path, case: Case, weights: Path, device: torch.device) -> Peer:
     """A peer's network with the weights in `weights`, a state dict in its own naming, which is written if absent."""
-    return {"authors": Peer, "fast": Fast}[kind](checkout, case, weights)
+    return {"authors": Peer, "fast": Fast}[kind](checkout, case, weights, device)
 
 
 class Peer:
@@ -33,12 +33,12 @@ class Peer:
 
     kind = "authors"
 
-    def __init__(self, checkout: Path, case: Case, weights: Path) -> None:
+    def __init__(self, checkout: Path, case: Case, weights: Path, device: torch.device) -> None:
         from mhvae_kit.bench.sides import SEED, inputs, model_config, precision, temperatures
 
-        self.case, self.precision = case, lambda: precision(case)
+        self.case, self.device, self.precision = case, device, lambda: precision(case, device)
         config = model_config(case)
-        self.images, self.temperatures = inputs(case, config), temperatures(case)
+        self.images, self.temperatures = inputs(case, config, device), temperatures(case)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # their spelling of weight norm is deprecated
             torch.manual_seed(SEED)
@@ -47,6 +47,7 @@ class Peer:
             self.model.load_state_dict(torch.load(weights, weights_only=True))
         else:
             torch.save(self.model.state_dict(), weights)
+        self.model.to(device)
         works = {"volume": self._volume, "training": self._training_step}
         self.run: Callable[[], object] = works.get(case.kind, self._inference)
         self.model.train(case.kind == "training")
@@ -70,14 +71,16 @@ class Peer:
     def _volume(self) -> Tensor:
         """In batches, though their script takes all slices at once, which would not fit into memory here."""
         with self.precision():
-            return torch.cat([self._image(part, 1.0) for part in self.images[OBSERVED].split(self.case.batch)])
+            parts = self.images[OBSERVED].split(self.case.batch)
+            return torch.cat([self._image(part.to(self.device), 1.0).cpu() for part in parts])
 
     def _training_step(self) -> None:
         """All images, then each alone: SmoothL1 summed over pixels plus the one-sample KL, as in their train.py."""
         images, target = self.images, torch.cat(list(self.images.values()), 1)
         total: Any = 0.0
         for given in (dict(images), *({m: x} for m, x in images.items())):
-            made, kl = self.model(given)
+            with self.precision():
+                made, kl = self.model(given)
             total = total + nn.functional.smooth_l1_loss(made, target, reduction="sum")
             total = total + torch.stack(kl["prior"]).sum()
         self.optimizer.zero_grad()
@@ -89,7 +92,8 @@ class Peer:
         """Store the us image that t2 gives at a temperature of almost 0; nothing after training steps."""
         if self.case.kind == "training":
             return False
-        np.save(path, self._image(self.images[OBSERVED][: self.case.batch], ALMOST_ZERO).numpy())
+        given = self.images[OBSERVED][: self.case.batch].to(self.device)
+        np.save(path, self._image(given, ALMOST_ZERO).cpu().numpy())
         return True
 
 

@@ -7,13 +7,14 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mhvae_kit.bench.cases import all_cases, choose, growth_cases, quick_cases
+from mhvae_kit.bench.cases import Device, all_cases, choose, gpu_cases, growth_cases, quick_cases
 from mhvae_kit.bench.runner import bench
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PEERS = {"authors": "ReubenDo/MHVAE", "fast": "TrackerlessIUS mhvae_fast"}
+CLOCKS = {"cpu_seconds": "processor seconds", "seconds": "seconds"}
 AXES = {
     "batch": "slices at a time",
     "pixels": "pixels",
@@ -30,7 +31,8 @@ def table(result: dict[str, Any]) -> str:
     """
     machine = result["machine"]
     load = f"load {machine['load_before']} before, {machine.get('load_after')} after"
-    lines = [f"{machine['processor']}, {machine['cores']} cores, threads: {machine['threads']}; {load}"]
+    gpu = f"{machine['gpu']}; " if machine["gpu"] else ""
+    lines = [f"{gpu}{machine['processor']}, {machine['cores']} cores, threads: {machine['threads']}; {load}"]
     lines.append(f"{'case':24s} {'side':8s} {'ms a slice':>11s} {'peak MB':>8s}  times as slow (lowest to highest)")
     for case in result["cases"]:
         for side in ("kit", *PEERS):
@@ -67,19 +69,25 @@ def _rate(case: dict[str, Any], side: str, result: dict[str, Any]) -> str:
     return f"  {rate:.0f} GFLOP/s" + (f", {rate / limit:.0%} of a large convolution's" if limit else "")
 
 
-def growth_points(result: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
-    """Points of the growth curves by axis: x, cpu_seconds (median), peak_mb.
+def measured_time(result: dict[str, Any]) -> str:
+    """What growth is told in: "cpu_seconds", or "seconds" on a GPU, which the processor only waits for."""
+    return "cpu_seconds" if result["machine"]["device"] == "cpu" else "seconds"
 
-    Processor time, all threads together: other work on the machine stretches it least.
+
+def growth_points(result: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """Points of the growth curves by axis: x, the median of cpu_seconds or, on a GPU, of seconds, and peak_mb.
+
+    On a processor it is the time of all threads together: other work on the machine stretches it least.
     """
+    clock = measured_time(result)
     curves: dict[str, list[dict[str, float]]] = {}
     for case in result["cases"]:
         if case["growth"] is None or "failed" in case["kit"]:
             continue
         x = {"batch": case["batch"], "modalities": case["n_observed"], "temperatures": case["n_temperatures"]}
         x["pixels"] = (case["size"] or 0) ** 2
-        seconds = statistics.median(case["kit"]["cpu_seconds"])
-        point = {"x": x[case["growth"]], "cpu_seconds": seconds, "peak_mb": case["kit"]["peak_mb"]}
+        seconds = statistics.median(case["kit"][clock])
+        point = {"x": x[case["growth"]], clock: seconds, "peak_mb": case["kit"]["peak_mb"]}
         curves.setdefault(case["growth"], []).append(point)
     return curves
 
@@ -89,23 +97,24 @@ def exponent(points: list[dict[str, float]], value: str) -> float:
 
     Args:
         points: At least two, from `growth_points`.
-        value: "cpu_seconds" or "peak_mb".
+        value: "cpu_seconds", "seconds" or "peak_mb".
     """
     first, last = points[0], points[-1]
     return math.log(last[value] / first[value]) / math.log(last["x"] / first["x"])
 
 
 def growth_figure(result: dict[str, Any]) -> Figure:
-    """Processor time and memory of one inference against batch, pixels, observed images and temperatures."""
+    """Time and memory of one inference against batch, pixels, observed images and temperatures."""
     from matplotlib.ticker import MaxNLocator
 
     from mhvae_kit.figures.style import LABEL_PT, SMALL_PT, new_figure, plain_axes
 
-    curves = growth_points(result)
+    curves, clock = growth_points(result), measured_time(result)
+    quantities = ((clock, CLOCKS[clock]), ("peak_mb", "peak memory, MB"))
     figure = new_figure(2.7 * len(curves), 4.6, title="Growth of one inference", data="random data")
     panels = figure.subplots(2, len(curves), squeeze=False)
     for column, (axis, points) in enumerate(curves.items()):
-        for row, (value, label) in enumerate((("cpu_seconds", "processor seconds"), ("peak_mb", "peak memory, MB"))):
+        for row, (value, label) in enumerate(quantities):
             axes = panels[row, column]
             plain_axes(axes)
             axes.plot([p["x"] for p in points], [p[value] for p in points], "o-", color="#000000", markersize=4)
@@ -127,21 +136,24 @@ def bench_to_files(
     references: list[Path],
     rounds: int,
     threads: int | None,
+    device: Device,
     output: Path,
     data_dir: Path | None,
 ) -> tuple[str, list[Path]]:
     """What `mhvae bench` does: choose the cases, measure them, write JSON and, for growth, the curves.
 
     Args:
-        quick, growth: Which cases; neither = all at the paper's size.
+        quick, growth: Which cases; neither = all at the paper's size, of the device.
         names: Only these of them.
-        references, rounds, threads, data_dir: As `bench` takes them.
+        references, rounds, threads, device, data_dir: As `bench` takes them.
         output: The JSON file; the curves go beside it as PNG and CSV.
     Returns:
         The table as text, and the files written.
     """
-    cases = growth_cases() if growth else quick_cases() if quick else all_cases()
-    options: dict[str, Any] = {"rounds": rounds, "threads": threads, "data_dir": data_dir, "output": output}
+    whole = gpu_cases if device == "cuda" else all_cases
+    cases = growth_cases() if growth else quick_cases() if quick else whole()
+    options: dict[str, Any] = {"rounds": rounds, "threads": threads, "device": device}
+    options |= {"data_dir": data_dir, "output": output}
     result = bench(choose(cases, names), references=references, **options)
     paths = [output]
     if growth:

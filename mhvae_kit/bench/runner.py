@@ -12,11 +12,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import psutil
 
-from mhvae_kit.bench.cases import Case, kind_of
+from mhvae_kit.bench.cases import Case, Device, kind_of
 from mhvae_kit.environment import git_commit, library_versions
 from mhvae_kit.errors import InputError, RunError, explain
 from mhvae_kit.files import write_json
@@ -87,6 +87,7 @@ def bench(
     references: Sequence[str | Path] = (),
     rounds: int = 5,
     threads: int | None = None,
+    device: Device = "cpu",
     data_dir: str | Path | None = None,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -101,25 +102,30 @@ def bench(
         references: Folders with checkouts of ReubenDo/MHVAE or cate-galata/TrackerlessIUS.
         rounds: Counted runs of each side.
         threads: Threads of torch; None = its own choice.
+        device: "cuda" runs the models on the first GPU; the peak of memory is then that of tensors on it.
         data_dir: Cache folder of the phantom, for the case that loads data.
         output: JSON file to write; also written when a case fails, with what there is.
     Returns:
         "machine", "references", "cases" (a dict a case: its fields, "kit" and each peer's seconds, "peak_mb", "ratio"
         and "largest_difference" of the images) and "growth" (exponents, where growth cases were among them).
     Raises:
-        InputError: No round, or a reference that is no known checkout.
+        InputError: No round, a reference that is no known checkout, or a GPU that is not there.
     """
     if rounds < 1 or not cases:
         raise InputError(explain("nothing is to be measured", got=f"{len(cases)} cases, {rounds} rounds"))
+    if device not in get_args(Device):
+        raise InputError(explain("unknown device", got=repr(device), expected=", ".join(get_args(Device))))
+    machine = _machine(threads, device)
     folders = {kind_of(Path(folder).resolve()): Path(folder).resolve() for folder in references}
     result: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": _machine(threads),
+        "machine": machine,
         "references": {kind: _commit(folder) for kind, folder in folders.items()},
         "cases": [],
     }
+    common = {"device": device, "data_dir": str(data_dir) if data_dir else None}
     for case in progress(cases, desc="bench"):
-        result["cases"].append(_measure_case(case, folders, rounds, threads, data_dir))
+        result["cases"].append(_measure_case(case, folders, rounds, threads, common))
         result["machine"]["load_after"] = _load()
         if output is not None:
             write_json(output, result)
@@ -127,14 +133,14 @@ def bench(
 
 
 def _measure_case(
-    case: Case, folders: dict[str, Path], rounds: int, threads: int | None, data_dir: str | Path | None
+    case: Case, folders: dict[str, Path], rounds: int, threads: int | None, common: dict[str, Any]
 ) -> dict[str, Any]:
-    """One case, against each peer that can do it, or alone."""
+    """One case, against each peer that can do it, or alone; `common` is told to every side."""
     found: dict[str, Any] = {**dataclasses.asdict(case), "load": _load()}
     peers = {kind: folder for kind, folder in folders.items() if _can(case, kind)}
     with tempfile.TemporaryDirectory() as folder:
         for kind, checkout in peers.items() or [(None, None)]:
-            common = {"case": dataclasses.asdict(case), "data_dir": str(data_dir) if data_dir else None}
+            common = {**common, "case": dataclasses.asdict(case)}
             common["memory_limit_bytes"] = int(MEMORY_SHARE * psutil.virtual_memory().available)
             tasks = {"kit": {**common, "side": "kit", "weights": None, "output": f"{folder}/kit.npy"}}
             if kind is not None:
@@ -227,8 +233,10 @@ def _difference(outputs: dict[str, str], peer: str) -> dict[str, Any]:
     return {"largest_difference": float(abs(ours - theirs).max())}
 
 
-def _machine(threads: int | None) -> dict[str, Any]:
+def _machine(threads: int | None, device: Device) -> dict[str, Any]:
     return {
+        "device": device,
+        "gpu": _gpu() if device == "cuda" else None,
         "processor": _processor(),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "threads": threads or "torch's own choice",
@@ -238,6 +246,20 @@ def _machine(threads: int | None) -> dict[str, Any]:
         "commit": git_commit(),
         "load_before": _load(),
     }
+
+
+def _gpu() -> str:
+    """Name of the first GPU.
+
+    Raises:
+        InputError: There is none that torch can use.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        mend = "leave device out to measure the processor, or install a build of torch for this machine's GPU"
+        raise InputError(explain("there is no GPU that torch can use", got="device 'cuda'", mend=mend))
+    return torch.cuda.get_device_name()
 
 
 def _processor() -> str:

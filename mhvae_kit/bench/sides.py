@@ -24,6 +24,7 @@ from mhvae_kit.training.state import TrainingState
 from mhvae_kit.training.step import Batch, train_step
 
 SEED = 0
+CPU = torch.device("cpu")
 EDGE = 0.9  # values stay inside (-1, 1): exactly -1 is background, which one of the peers cuts out of its images
 
 
@@ -35,6 +36,11 @@ class Side(Protocol):
 
     def save_output(self, path: Path) -> bool:
         """Store the us image at temperature 0 as .npy, where the case has one; says whether it did."""
+
+
+def wait_for_gpu() -> None:
+    """Until the GPU has done all that it was given: calls come back before it has."""
+    torch.cuda.synchronize()
 
 
 def operations(side: Side) -> int:
@@ -52,18 +58,19 @@ def prepare(task: dict[str, Any]) -> Side:
 
     Args:
         task: "case" (fields of a `Case`), "side" ("kit" or the kind of a peer), "checkout" (a peer's folder),
-            "weights" (a file that the peer writes and the kit reads; None = drawn from a seed), "data_dir".
+            "weights" (a file that the peer writes and the kit reads; None = drawn from a seed), "data_dir", "device"
+            ("cpu", where nothing is said, or "cuda").
     """
-    case = Case(**task["case"])
+    case, device = Case(**task["case"]), torch.device(task.get("device", "cpu"))
     if task["side"] != "kit":
-        return make_peer(task["side"], Path(task["checkout"]), case, Path(task["weights"]))
+        return make_peer(task["side"], Path(task["checkout"]), case, Path(task["weights"]), device)
     if case.kind == "arithmetic":
-        return Arithmetic(case)
+        return Arithmetic(case, device)
     if case.kind == "loading":
         return Loading(case, task.get("data_dir"))
     if case.kind == "phantom":
         return Phantom(case, task.get("data_dir"))
-    return Kit(case, task.get("weights"))
+    return Kit(case, task.get("weights"), device)
 
 
 def import_all(task: dict[str, Any]) -> None:
@@ -84,11 +91,13 @@ def model_config(case: Case) -> MHVAEConfig:
     return MHVAEConfig.preset(case.preset, **changes)
 
 
-def inputs(case: Case, config: MHVAEConfig) -> dict[str, Tensor]:
-    """Images of noise by modality, the same in every process: `slices` of them."""
+def inputs(case: Case, config: MHVAEConfig, device: torch.device = CPU) -> dict[str, Tensor]:
+    """Images of noise by modality, the same in every process: `slices` of them. A volume comes from the disk, so it is
+    on the CPU.
+    """
     generator = torch.Generator().manual_seed(SEED)
-    shape = (case.slices, 1, *config.image_size)
-    return {m: (torch.rand(shape, generator=generator) * 2 - 1) * EDGE for m in config.modalities}
+    shape, place = (case.slices, 1, *config.image_size), CPU if case.kind == "volume" else device
+    return {m: ((torch.rand(shape, generator=generator) * 2 - 1) * EDGE).to(place) for m in config.modalities}
 
 
 def temperatures(case: Case) -> list[float]:
@@ -97,25 +106,26 @@ def temperatures(case: Case) -> list[float]:
 
 
 @contextlib.contextmanager
-def precision(case: Case) -> Iterator[None]:
+def precision(case: Case, device: torch.device) -> Iterator[None]:
     """bfloat16 convolutions where the case asks for them."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bfloat16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
         yield
 
 
 class Kit:
     """The kit's model through its plain interface: encode, decode, train_step."""
 
-    def __init__(self, case: Case, weights: str | None) -> None:
-        self.case, config = case, model_config(case)
-        self.images = inputs(case, config)
+    def __init__(self, case: Case, weights: str | None, device: torch.device) -> None:
+        self.case, self.device, config = case, device, model_config(case)
+        self.images = inputs(case, config, device)
         self.observed = [m for m in config.modalities if m != TARGET][: case.n_observed]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             self.model = MHVAE(config)
         if weights is not None:
             self.model = load_authors_checkpoint(weights, config.modalities, image_size=config.image_size)
-        self.generator = torch.Generator().manual_seed(SEED)
+        self.model.to(device)
+        self.generator = torch.Generator(device).manual_seed(SEED)
         works = {"volume": self._volume, "training": self._training_step}
         self.run: Callable[[], object] = works.get(case.kind, self._inference)
         if case.kind == "training":
@@ -131,7 +141,7 @@ class Kit:
         stages["checkpoint_gradients"] = case.checkpoint_gradients
         terms = {"reconstruction": "smooth_l1_sum", "kl_estimate": "one_sample", "precision": case.precision}
         settings = TrainingConfig(model=config, batch_size=case.batch, **stages, **terms)  # type: ignore[arg-type]
-        self.state = TrainingState(settings, torch.device("cpu"))
+        self.state = TrainingState(settings, self.device)
         self.state.model.load_state_dict(self.model.state_dict())
         self.model, self.processes = self.state.model, Processes()
         sources = [("noise", i) for i in range(case.batch)]
@@ -143,7 +153,7 @@ class Kit:
     @torch.no_grad()
     def _inference(self) -> Tensor:
         """Encode once, decode at each temperature; the last image."""
-        with precision(self.case):
+        with precision(self.case, self.device):
             encoding = self.model.encode({m: self.images[m] for m in self.observed})
             for tau in temperatures(self.case):
                 made = self.model.decode(encoding, targets=(TARGET,), temperature=tau, generator=self.generator)
@@ -151,7 +161,7 @@ class Kit:
 
     @torch.no_grad()
     def _volume(self) -> np.ndarray:
-        with precision(self.case):
+        with precision(self.case, self.device):
             return stream_volume(self.model, self.images[OBSERVED][:, 0].numpy(), batch=self.case.batch)
 
     @torch.no_grad()
@@ -159,8 +169,9 @@ class Kit:
         """Store the us image that t2 gives at temperature 0; after training steps there is nothing to compare."""
         if self.case.kind == "training":
             return False
-        encoding = self.model.encode({OBSERVED: self.images[OBSERVED][: self.case.batch]})
-        np.save(path, self.model.decode(encoding, targets=(TARGET,), temperature=0.0).images[TARGET].numpy())
+        encoding = self.model.encode({OBSERVED: self.images[OBSERVED][: self.case.batch].to(self.device)})
+        made = self.model.decode(encoding, targets=(TARGET,), temperature=0.0).images[TARGET]
+        np.save(path, made.cpu().numpy())
         return True
 
 
@@ -174,11 +185,12 @@ def stream_volume(model: MHVAE, volume: np.ndarray, *, batch: int) -> np.ndarray
     Returns:
         float32 (D, H, W).
     """
-    made = np.empty_like(volume)
+    made, device = np.empty_like(volume), next(model.parameters()).device
     for start in range(0, len(volume), batch):
         part = slice(start, start + batch)
-        encoding = model.encode({OBSERVED: torch.from_numpy(volume[part])[:, None]})
-        made[part] = model.decode(encoding, targets=(TARGET,), temperature=0.0).images[TARGET][:, 0].float().numpy()
+        encoding = model.encode({OBSERVED: torch.from_numpy(volume[part]).to(device)[:, None]})
+        image = model.decode(encoding, targets=(TARGET,), temperature=0.0).images[TARGET]
+        made[part] = image[:, 0].float().cpu().numpy()
     return made
 
 
@@ -187,13 +199,13 @@ class Arithmetic:
 
     CHANNELS = 128
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, device: torch.device) -> None:
         self.case, size = case, case.size or MHVAEConfig.preset(case.preset).image_size[0]
         generator = torch.Generator().manual_seed(SEED)
         kind = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
         shapes = (case.batch, self.CHANNELS, size, size), (self.CHANNELS, self.CHANNELS, 3, 3)
         drawn = (torch.randn(shape, generator=generator).to(kind) for shape in shapes)
-        self.x, self.weight = (t.contiguous(memory_format=torch.channels_last) for t in drawn)
+        self.x, self.weight = (t.to(device, memory_format=torch.channels_last) for t in drawn)
 
     @torch.no_grad()
     def run(self) -> object:

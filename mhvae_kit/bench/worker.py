@@ -30,25 +30,36 @@ def main() -> None:
 
 def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
     task = json.loads(lines.readline())
-    _limit_memory(task.get("memory_limit_bytes"))
-    from mhvae_kit.bench.sides import import_all, operations, prepare
+    on_gpu = task.get("device", "cpu") != "cpu"
+    if not on_gpu:  # a GPU's driver reserves addresses far beyond what it uses
+        _limit_memory(task.get("memory_limit_bytes"))
+    from mhvae_kit.bench.sides import import_all, operations, prepare, wait_for_gpu
 
     import_all(task)
-    baseline = _resident("VmRSS")
+    baseline = 0 if on_gpu else _resident("VmRSS")
     prepared = prepare(task)
     yield {"ready": True}
     peak = 0
+
+    def run() -> None:
+        prepared.run()
+        if on_gpu:
+            wait_for_gpu()
+
+    def highest() -> int:
+        return _allocated() if on_gpu else _resident("VmHWM")
+
     for line in lines:
         command = line.strip()
         if command == "run":
-            yield _timed(prepared.run)
+            yield _timed(run)
         elif command == "work":
-            peak = _resident("VmHWM")  # counting keeps more in memory than the work itself
+            peak = highest()  # counting keeps more in memory than the work itself
             yield {"gflop": operations(prepared) / 1e9}
         elif command == "output":
             yield {"saved": prepared.save_output(Path(task["output"]))}
         else:
-            peak = peak or _resident("VmHWM")
+            peak = peak or highest()
             yield {"baseline_mb": baseline / MIB, "peak_mb": max(peak - baseline, 0) / MIB}
             return
 
@@ -58,6 +69,13 @@ def _timed(run: Callable[[], object]) -> dict[str, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def _allocated() -> int:
+    """Bytes of tensors on the GPU, at most so far; what its driver and libraries take comes on top."""
+    import torch
+
+    return torch.cuda.max_memory_allocated()
 
 
 def _resident(field: str) -> int:

@@ -22,6 +22,9 @@ def instance_norm(x: Tensor) -> Tensor:
     """
     if without_gradients(x) and x.dtype == torch.float32 and is_channels_last(x):
         return two_pass_norm(x)
+    if x.is_cuda:  # autocast would turn the map into float32 there; the kernel sums up in float32 as it is
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(x, x.shape[1], eps=EPSILON)
     return F.group_norm(x, x.shape[1], eps=EPSILON)
 
 

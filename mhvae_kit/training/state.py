@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mhvae_kit.config import TrainingConfig
 from mhvae_kit.errors import DataError, InputError, RunError, explain
@@ -36,8 +37,9 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after a step (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
+        current = model.state_dict()
+        averaged = [self.weights[name] for name in current]
+        get_ema_multi_avg_fn(decay)(averaged, list(current.values()), step)  # one call, few launches on a GPU
 
 
 class GradientGuard:

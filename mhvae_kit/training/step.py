@@ -216,8 +216,9 @@ def _record(
         record["l1"] = torch.stack(
             [(s.images[m] - x).abs().mean() for s in syntheses for m, x in part.images.items()]
         ).mean()
-    record["adversarial"] = torch.zeros(()) if adversarial is None else adversarial
-    return {name: float(value) for name, value in record.items()}
+    record["adversarial"] = loss.new_zeros(()) if adversarial is None else adversarial
+    numbers = torch.stack([value.float() for value in record.values()]).tolist()  # a GPU is waited for once
+    return dict(zip(record, numbers, strict=True))
 
 
 def _apply(state: TrainingState, processes: Processes, batch: Batch, stage: str, folder: Path) -> float:

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from mhvae_kit.bench import report, runner, sides, worker
-from mhvae_kit.bench.cases import Case, all_cases, choose, growth_cases, kind_of, quick_cases
+from mhvae_kit.bench.cases import Case, all_cases, choose, gpu_cases, growth_cases, kind_of, quick_cases
 from mhvae_kit.errors import InputError, RunError
+
+CPU = {"device": "cpu"}
 
 
 def task(case: Case, **more) -> dict:
@@ -36,6 +38,8 @@ def run_of(seconds: float, slices: int = 1, peak_mb: float = 100.0) -> dict:
 def test_names_of_cases_are_unique():
     names = [case.name for case in (*all_cases(), *growth_cases())]
     assert len(set(names)) == len(names)
+    on_gpu = [case.name for case in gpu_cases()]
+    assert len(set(on_gpu)) == len(on_gpu)
     assert {case.kind for case in quick_cases()} == {case.kind for case in all_cases()}
 
 
@@ -110,9 +114,11 @@ class FakeWorker:
     """Stands for a process: each run takes longer on the peer's side."""
 
     calls: ClassVar[list[tuple[str, str]]] = []
+    devices: ClassVar[list[str]] = []
 
     def __init__(self, task: dict, threads: int | None) -> None:
         self.side, self.task = task["side"], task
+        self.devices.append(task["device"])
         if task["case"]["name"] == "broken" and self.side != "kit":
             raise RunError("out of memory.")
 
@@ -136,6 +142,7 @@ class FakeWorker:
 def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(runner, "Worker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "calls", [])
+    monkeypatch.setattr(FakeWorker, "devices", [])
     (tmp_path / "network").mkdir()
     (tmp_path / "network" / "mhvae.py").touch()
     return tmp_path
@@ -196,6 +203,30 @@ def test_what_no_peer_can_do_is_measured_alone(checkout):
     assert "authors" not in result["cases"][0]
 
 
+def test_every_side_is_told_the_device(checkout, monkeypatch):
+    monkeypatch.setattr(runner, "_gpu", lambda: "Card 0")
+    result = runner.bench([by_name("inference")], references=[checkout], rounds=1, device="cuda")
+    assert FakeWorker.devices == ["cuda", "cuda"]
+    assert report.table(result).startswith("Card 0; ")
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU that torch can use"):
+        runner.bench(quick_cases(), rounds=1, device="cuda")
+
+
+def test_a_device_of_another_name_is_refused():
+    with pytest.raises(InputError, match="unknown device; got 'gpu'; expected cpu, cuda"):
+        runner.bench(quick_cases(), rounds=1, device="gpu")
+
+
+def test_growth_on_a_gpu_is_told_by_the_clock():
+    cases = [{**vars(c), "kit": run_of(0.5 * c.batch)} for c in growth_cases() if c.growth == "batch"]
+    points = report.growth_points({"cases": cases, "machine": {"device": "cuda"}})["batch"]
+    assert [p["seconds"] for p in points] == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
 def test_no_round_is_refused():
     with pytest.raises(InputError, match="nothing is to be measured"):
         runner.bench(quick_cases(), rounds=0)
@@ -208,7 +239,7 @@ def test_a_process_that_dies_says_its_last_words():
 
 def test_growth_is_told_as_a_power():
     cases = [{**vars(c), "kit": run_of(0.5 * c.batch, c.batch)} for c in growth_cases() if c.growth == "batch"]
-    points = report.growth_points({"cases": cases})["batch"]
+    points = report.growth_points({"cases": cases, "machine": CPU})["batch"]
     assert [p["x"] for p in points] == [1, 2, 4, 8, 16]
     assert report.exponent(points, "cpu_seconds") == pytest.approx(1.0)
     assert report.exponent(points, "peak_mb") == pytest.approx(0.0)
@@ -216,6 +247,6 @@ def test_growth_is_told_as_a_power():
 
 def test_curves_are_saved_with_their_points(tmp_path):
     cases = [{**vars(c), "kit": run_of(0.5)} for c in growth_cases()]
-    path = report.save_growth({"cases": cases}, tmp_path / "bench.png")
+    path = report.save_growth({"cases": cases, "machine": CPU}, tmp_path / "bench.png")
     assert path.stat().st_size > 10_000
     assert len((tmp_path / "bench.csv").read_text().splitlines()) == 1 + len(cases)
