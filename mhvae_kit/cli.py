@@ -227,7 +227,7 @@ def fetch(what: Annotated[str, typer.Argument(help="lpips: AlexNet's weights, 24
 def bench(
     reference: Annotated[
         list[Path] | None,
-        typer.Option(help="Checkout of ReubenDo/MHVAE or TrackerlessIUS to compare with."),
+        typer.Option(help="Checkout of ReubenDo/MHVAE, TrackerlessIUS or MultiVae to compare with."),
     ] = None,
     case: Annotated[list[str] | None, typer.Option(help="Only this case; repeat for more.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny cases that take seconds.")] = False,

@@ -16,8 +16,12 @@ Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 MODALITIES = ("us", "t2", "flair", "cet1")
 OBSERVED, TARGET = "t2", "us"
-# By kind: the module in its checkout that has the network.
-PEER_MODULES = {"authors": "network.mhvae", "fast": "networks.mhvae_fast"}
+# By kind: the file in its checkout that has the network.
+PEER_FILES = {
+    "authors": "network/mhvae.py",
+    "fast": "networks/mhvae_fast.py",
+    "multivae": "src/multivae/models/mhvae/mhvae_model.py",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,11 @@ class Case:
     def is_counted(self) -> bool:
         """Whether its operations can be counted: torch's counter is wrong for gradients of depthwise convolutions."""
         return self.kind in ("arithmetic", "inference", "temperatures", "volume")
+
+    def can(self, kind: str) -> bool:
+        """Whether a kind of peer can do the same: mhvae_fast does not train, MultiVae knows no temperature."""
+        refused = {"fast": "training", "multivae": "temperatures"}
+        return self.has_peer and self.kind != refused.get(kind)
 
     @property
     def has_peer(self) -> bool:
@@ -162,15 +171,15 @@ def kind_of(checkout: Path) -> str:
     Raises:
         InputError: None that is known.
     """
-    for kind, module in PEER_MODULES.items():
-        if (checkout / (module.replace(".", "/") + ".py")).is_file():
+    for kind, file in PEER_FILES.items():
+        if (checkout / file).is_file():
             return kind
     raise InputError(
         explain(
             "this is no checkout that the bench can run",
             got=str(checkout),
-            expected="a folder with network/mhvae.py (ReubenDo/MHVAE) or networks/mhvae_fast.py "
-            "(cate-galata/TrackerlessIUS)",
+            expected="a folder with network/mhvae.py (ReubenDo/MHVAE), networks/mhvae_fast.py "
+            "(cate-galata/TrackerlessIUS) or src/multivae (AgatheSenellart/MultiVae)",
             mend="clone one of them and give that folder",
         )
     )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mhvae_kit.bench.cases import OBSERVED, PEER_MODULES, TARGET, Case
+from mhvae_kit.bench.cases import OBSERVED, PEER_FILES, TARGET, Case
 from mhvae_kit.config import MHVAEConfig
 
 ALMOST_ZERO = 1e-20  # their distributions refuse a standard deviation of 0
@@ -134,4 +134,4 @@ def _settings(config: MHVAEConfig) -> dict[str, Any]:
 def network_class(kind: str, checkout: Path) -> type[nn.Module]:
     """Import the peer's network from its folder."""
     sys.path.insert(0, str(checkout))
-    return import_module(PEER_MODULES[kind]).MHVAE2D
+    return import_module(PEER_FILES[kind].removesuffix(".py").replace("/", ".")).MHVAE2D

@@ -13,7 +13,7 @@ from mhvae_kit.bench.runner import bench
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PEERS = {"authors": "ReubenDo/MHVAE", "fast": "TrackerlessIUS mhvae_fast"}
+PEERS = {"authors": "ReubenDo/MHVAE", "fast": "TrackerlessIUS mhvae_fast", "multivae": "MultiVae"}
 CLOCKS = {"cpu_seconds": "processor seconds", "seconds": "seconds"}
 AXES = {
     "batch": "slices at a time",

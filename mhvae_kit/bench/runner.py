@@ -99,7 +99,7 @@ def bench(
 
     Args:
         cases: What to measure, see `mhvae_kit.bench.cases`.
-        references: Folders with checkouts of ReubenDo/MHVAE or cate-galata/TrackerlessIUS.
+        references: Folders with checkouts of ReubenDo/MHVAE, cate-galata/TrackerlessIUS or AgatheSenellart/MultiVae.
         rounds: Counted runs of each side.
         threads: Threads of torch; None = its own choice.
         device: "cuda" runs the models on the first GPU; the peak of memory is then that of tensors on it.
@@ -137,7 +137,7 @@ def _measure_case(
 ) -> dict[str, Any]:
     """One case, against each peer that can do it, or alone; `common` is told to every side."""
     found: dict[str, Any] = {**dataclasses.asdict(case), "load": _load()}
-    peers = {kind: folder for kind, folder in folders.items() if _can(case, kind)}
+    peers = {kind: folder for kind, folder in folders.items() if case.can(kind)}
     with tempfile.TemporaryDirectory() as folder:
         for kind, checkout in peers.items() or [(None, None)]:
             common = {**common, "case": dataclasses.asdict(case)}
@@ -145,15 +145,14 @@ def _measure_case(
             tasks = {"kit": {**common, "side": "kit", "weights": None, "output": f"{folder}/kit.npy"}}
             if kind is not None:
                 weights = f"{folder}/{kind}.pth"
-                tasks["kit"]["weights"] = weights
+                if kind == "multivae":  # it has the kit's own modules, drawn from the same seed, and the exact product
+                    tasks["kit"]["fusion"] = "precision"
+                else:
+                    tasks["kit"]["weights"] = weights
                 other = {"side": kind, "checkout": str(checkout), "weights": weights, "output": f"{folder}/{kind}.npy"}
                 tasks = {kind: {**common, **other}, **tasks}
             _take_turns(found, tasks, rounds, threads)
     return found
-
-
-def _can(case: Case, kind: str) -> bool:
-    return case.has_peer and not (kind == "fast" and case.kind == "training")
 
 
 def _take_turns(found: dict[str, Any], tasks: dict[str, dict], rounds: int, threads: int | None) -> None:

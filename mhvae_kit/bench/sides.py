@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mhvae_kit.bench.cases import MODALITIES, OBSERVED, TARGET, Case
 from mhvae_kit.bench.peers import make_peer, network_class
 from mhvae_kit.config import MHVAEConfig, TrainingConfig
+from mhvae_kit.gaussian import FusionRule
 from mhvae_kit.memory import keep_freed_memory
 from mhvae_kit.networks.authors import load_authors_checkpoint
 from mhvae_kit.networks.mhvae import MHVAE
@@ -59,9 +60,13 @@ def prepare(task: dict[str, Any]) -> Side:
     Args:
         task: "case" (fields of a `Case`), "side" ("kit" or the kind of a peer), "checkout" (a peer's folder),
             "weights" (a file that the peer writes and the kit reads; None = drawn from a seed), "data_dir", "device"
-            ("cpu", where nothing is said, or "cuda").
+            ("cpu", where nothing is said, or "cuda"), "fusion" (the kit's rule; "scale", the authors', unless said).
     """
     case, device = Case(**task["case"]), torch.device(task.get("device", "cpu"))
+    if task["side"] == "multivae":
+        from mhvae_kit.bench.multivae import MultiVae
+
+        return MultiVae(Path(task["checkout"]), case, device)
     if task["side"] != "kit":
         return make_peer(task["side"], Path(task["checkout"]), case, Path(task["weights"]), device)
     if case.kind == "arithmetic":
@@ -70,25 +75,36 @@ def prepare(task: dict[str, Any]) -> Side:
         return Loading(case, task.get("data_dir"))
     if case.kind == "phantom":
         return Phantom(case, task.get("data_dir"))
-    return Kit(case, task.get("weights"), device)
+    return Kit(case, task.get("weights"), device, fusion=task.get("fusion", "scale"))
 
 
 def import_all(task: dict[str, Any]) -> None:
     """Import what the side needs, so that the memory of libraries is not counted as the case's."""
-    if task["side"] != "kit":
+    if task["side"] == "multivae":
+        from mhvae_kit.bench.multivae import import_package
+
+        import_package(Path(task["checkout"]))
+    elif task["side"] != "kit":
         network_class(task["side"], Path(task["checkout"]))
     if task["case"]["kind"] == "training":
         torch.optim.Adamax([torch.zeros(1)])  # the first optimiser of a process imports much
 
 
-def model_config(case: Case) -> MHVAEConfig:
+def model_config(case: Case, fusion: FusionRule = "scale") -> MHVAEConfig:
     """The authors' architecture in the width, depth and size of a preset."""
     names = MODALITIES[: max(2, case.n_observed + 1)]
-    changes: dict[str, Any] = {"modalities": names, "decoder_blocks": 6, "expansion": 6, "fusion": "scale"}
+    changes: dict[str, Any] = {"modalities": names, "decoder_blocks": 6, "expansion": 6, "fusion": fusion}
     changes |= {"expert_bias": False, "min_latent_channels": 1}
     if case.size is not None:
         changes["image_size"] = (case.size, case.size)
     return MHVAEConfig.preset(case.preset, **changes)
+
+
+def seeded_model(config: MHVAEConfig) -> MHVAE:
+    """The kit's model with the same weights in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return MHVAE(config)
 
 
 def inputs(case: Case, config: MHVAEConfig, device: torch.device = CPU) -> dict[str, Tensor]:
@@ -115,13 +131,11 @@ def precision(case: Case, device: torch.device) -> Iterator[None]:
 class Kit:
     """The kit's model through its plain interface: encode, decode, train_step."""
 
-    def __init__(self, case: Case, weights: str | None, device: torch.device) -> None:
-        self.case, self.device, config = case, device, model_config(case)
+    def __init__(self, case: Case, weights: str | None, device: torch.device, fusion: FusionRule = "scale") -> None:
+        self.case, self.device, config = case, device, model_config(case, fusion)
         self.images = inputs(case, config, device)
         self.observed = [m for m in config.modalities if m != TARGET][: case.n_observed]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            self.model = MHVAE(config)
+        self.model = seeded_model(config)
         if weights is not None:
             self.model = load_authors_checkpoint(weights, config.modalities, image_size=config.image_size)
         self.model.to(device)
