@@ -20,6 +20,7 @@ from mhvae_kit.data import load_phantom
 from mhvae_kit.errors import InputError, RunError
 from mhvae_kit.launch import check_devices, threads_each
 from mhvae_kit.synthesis import parallel, phantom_cases, synthesize_cases
+from mhvae_kit.training import distributed
 
 TINY = {"levels": 3, "base_channels": 2, "max_channels": 4, "steps": 4, "batch_size": 4, "checkpoint_every": 100}
 TINY |= {"validate_every": 4, "log_every": 1, "validation_slices": 2, "discriminator_channels": 2}
@@ -173,3 +174,19 @@ def test_the_command_shares_patients_out(model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.app([*given, "--input", "a.nii.gz:t2"], prog_name="mhvae")
     assert "one patient is made by one process" in capsys.readouterr().err
+
+
+def test_a_process_that_lost_another_lets_that_one_end_first(monkeypatch):
+    """Both used to end at once, and the exit code could be that of the one that had only lost the other."""
+    waited = []
+    monkeypatch.setattr(distributed.time, "sleep", waited.append)
+    monkeypatch.setattr(distributed.dist, "barrier", lost)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    with pytest.raises(RunError, match="another process of this training has ended; got Connection closed by peer"):
+        distributed.Processes().wait()
+    assert waited == [distributed.CAUSE_FIRST_S]
+
+
+def lost() -> None:
+    raise RuntimeError("Connection closed by peer\nmore of gloo's words")

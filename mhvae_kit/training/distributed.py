@@ -7,6 +7,7 @@ get no gradient in a step and several passes per step all work without a special
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mhvae_kit.errors import InputError, RunError, explain
+
+CAUSE_FIRST_S = 5.0  # longer than a process takes to end after it has let go of the others
 
 
 def share_of(batch_size: int, processes: int) -> int:
@@ -37,10 +40,15 @@ def share_of(batch_size: int, processes: int) -> int:
 
 @contextmanager
 def _one_may_be_lost() -> Iterator[None]:
-    """Say in a sentence that another process has ended."""
+    """Say in a sentence that another process has ended, but let that one be the first to be seen ending.
+
+    What it said is the cause, and its exit code is what the launcher is to pass on. A launcher that sees it ends this
+    process meanwhile.
+    """
     try:
         yield
     except RuntimeError as error:
+        time.sleep(CAUSE_FIRST_S)
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         mend = "see what it said; the same command goes on from the last checkpoint"
         raise RunError(explain("another process of this training has ended", got=told, mend=mend)) from error
