@@ -23,9 +23,25 @@ from mhvae_kit.config import MHVAEConfig
 ALMOST_ZERO = 1e-20  # their distributions refuse a standard deviation of 0
 
 
-def make_peer(kind: str, checkout: Path, case: Case, weights: Path, device: torch.device) -> Peer:
-    """A peer's network with the weights in `weights`, a state dict in its own naming, which is written if absent."""
+def make_peer(kind: str, checkout: Path, case: Case, weights: Path, device: torch.device) -> Any:
+    """A peer's side. Where it has networks of its own, they get the weights in `weights`, a state dict in its naming,
+    which is written if absent.
+    """
+    if kind == "multivae":
+        from mhvae_kit.bench.multivae import MultiVae
+
+        return MultiVae(checkout, case, device)
     return {"authors": Peer, "fast": Fast}[kind](checkout, case, weights, device)
+
+
+def import_peer(kind: str, checkout: Path) -> None:
+    """Import a peer's code from its folder."""
+    if kind == "multivae":
+        from mhvae_kit.bench.multivae import import_package
+
+        import_package(checkout)
+    else:
+        network_class(kind, checkout)
 
 
 class Peer:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhvae_kit.bench.cases import MODALITIES, OBSERVED, TARGET, Case
-from mhvae_kit.bench.peers import make_peer, network_class
+from mhvae_kit.bench.peers import import_peer, make_peer
 from mhvae_kit.config import MHVAEConfig, TrainingConfig
 from mhvae_kit.gaussian import FusionRule
 from mhvae_kit.memory import keep_freed_memory
@@ -63,12 +63,8 @@ def prepare(task: dict[str, Any]) -> Side:
             ("cpu", where nothing is said, or "cuda"), "fusion" (the kit's rule; "scale", the authors', unless said).
     """
     case, device = Case(**task["case"]), torch.device(task.get("device", "cpu"))
-    if task["side"] == "multivae":
-        from mhvae_kit.bench.multivae import MultiVae
-
-        return MultiVae(Path(task["checkout"]), case, device)
     if task["side"] != "kit":
-        return make_peer(task["side"], Path(task["checkout"]), case, Path(task["weights"]), device)
+        return make_peer(task["side"], Path(task["checkout"]), case, Path(task["weights"] or ""), device)
     if case.kind == "arithmetic":
         return Arithmetic(case, device)
     if case.kind == "loading":
@@ -80,12 +76,8 @@ def prepare(task: dict[str, Any]) -> Side:
 
 def import_all(task: dict[str, Any]) -> None:
     """Import what the side needs, so that the memory of libraries is not counted as the case's."""
-    if task["side"] == "multivae":
-        from mhvae_kit.bench.multivae import import_package
-
-        import_package(Path(task["checkout"]))
-    elif task["side"] != "kit":
-        network_class(task["side"], Path(task["checkout"]))
+    if task["side"] != "kit":
+        import_peer(task["side"], Path(task["checkout"]))
     if task["case"]["kind"] == "training":
         torch.optim.Adamax([torch.zeros(1)])  # the first optimiser of a process imports much
 
