@@ -20,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mhvae_kit.bench.cases import Case, all_cases, choose
 from mhvae_kit.bench.sides import CPU, Arithmetic, Side, operations, prepare
+from mhvae_kit.kernels.team import without_kernels
 
 # By kind: how the names of its operations begin, without "aten::".
 KINDS = {
+    "compiled kernels": ("_NormSiLU", "_Residual"),
     "convolutions": ("mkldnn_convolution", "_slow_conv2d", "convolution_backward", "thnn_conv"),
     "matrix products": ("addmm", "mm", "bmm", "baddbmm", "mkldnn_linear"),
     "norm and activation": (
@@ -43,8 +45,8 @@ def kind_of(name: str) -> str:
 
 
 def gflop_by_kind(side: Side) -> dict[str, float]:
-    """Operations of one run by kind, in 1e9."""
-    with FlopCounterMode(display=False) as counter:
+    """Operations of one run by kind, in 1e9; those of compiled kernels stand with the convolutions."""
+    with without_kernels(), FlopCounterMode(display=False) as counter:
         side.run()
     counts = counter.get_flop_counts()["Global"]
     found: dict[str, float] = defaultdict(float)

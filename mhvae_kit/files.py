@@ -14,6 +14,15 @@ from pathlib import Path
 from typing import Any
 
 
+def default_cache_dir() -> Path:
+    """The MHVAE_CACHE variable if set, else the user's cache folder of the platform."""
+    if os.environ.get("MHVAE_CACHE"):
+        return Path(os.environ["MHVAE_CACHE"]).expanduser()
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "mhvae_kit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mhvae_kit"
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success rename it to `path`, on any error delete it.

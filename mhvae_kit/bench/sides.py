@@ -17,6 +17,7 @@ from mhvae_kit.bench.cases import MODALITIES, OBSERVED, TARGET, Case
 from mhvae_kit.bench.peers import import_peer, make_peer
 from mhvae_kit.config import MHVAEConfig, TrainingConfig
 from mhvae_kit.gaussian import FusionRule
+from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.memory import keep_freed_memory
 from mhvae_kit.networks.authors import load_authors_checkpoint
 from mhvae_kit.networks.mhvae import MHVAE
@@ -47,9 +48,10 @@ def wait_for_gpu() -> None:
 def operations(side: Side) -> int:
     """Floating-point operations of the convolutions and matrix products of one run, as the side does them.
 
-    The sides run without gradients by `no_grad`: torch's counter fails on weight norm in inference mode.
+    The sides run without gradients by `no_grad`: torch's counter fails on weight norm in inference mode. It sees
+    torch's operations alone, so that these are what runs here.
     """
-    with FlopCounterMode(display=False) as counter:
+    with without_kernels(), FlopCounterMode(display=False) as counter:
         side.run()
     return counter.get_total_flops()
 
@@ -252,7 +254,7 @@ class Phantom:
     def __init__(self, case: Case, data_dir: str | None) -> None:
         from mhvae_kit.data.phantom.atlas import load_atlas
         from mhvae_kit.data.phantom.presets import get_preset
-        from mhvae_kit.data.phantom.store import default_cache_dir
+        from mhvae_kit.files import default_cache_dir
 
         folder = Path(data_dir) if data_dir else default_cache_dir()
         self.preset, self.atlas = get_preset(case.preset), load_atlas(folder.expanduser().absolute())

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from mhvae_kit.data import load_phantom
-from mhvae_kit.data.phantom.store import default_cache_dir
 from mhvae_kit.degradation.plan import AGES, TRIVIAL, UPPER_BOUND, Condition, Study, row_of
 from mhvae_kit.errors import MissingError, explain
 from mhvae_kit.evaluation import predictions
 from mhvae_kit.evaluation.predictions import read_case, slices_first
-from mhvae_kit.files import atomic_path
+from mhvae_kit.files import atomic_path, default_cache_dir
 from mhvae_kit.networks.storage import find_model, make_model
 from mhvae_kit.table1 import row_folder
 from mhvae_kit.table1.train import load_row

@@ -11,11 +11,11 @@ import torch
 from mhvae_kit.data.phantom.atlas import load_atlas
 from mhvae_kit.data.phantom.generate import Patient, make_images, make_patient
 from mhvae_kit.data.phantom.presets import get_preset
-from mhvae_kit.data.phantom.store import default_cache_dir
 from mhvae_kit.degradation.geometry import framed, rigid_px, warped
 from mhvae_kit.degradation.operators import Scene
 from mhvae_kit.degradation.plan import Study
 from mhvae_kit.evaluation.predictions import inference, slices_first
+from mhvae_kit.files import default_cache_dir
 from mhvae_kit.networks.mhvae import MHVAE
 
 LARGEST_TURN_RAD = float(np.radians(12.0))

@@ -19,7 +19,14 @@ from mhvae_kit.config import Architecture, Level, MHVAEConfig, Modality
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
 from mhvae_kit.memory import keep_freed_memory
-from mhvae_kit.networks.blocks import ImageHead, MobileNetV2Cell, ResidualSECell, TopDownCell, UpConvolution
+from mhvae_kit.networks.blocks import (
+    ImageHead,
+    MobileNetV2Cell,
+    ResidualSECell,
+    TopDownCell,
+    UpConvolution,
+    soft_clamp,
+)
 from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
 from mhvae_kit.networks.convolution import Conv2d
 from mhvae_kit.networks.inference import laid_out, without_gradients
@@ -336,11 +343,7 @@ class MultimodalVAE(nn.Module):
 
     def _gaussian(self, head: Tensor) -> Gaussian:
         """Split a head's channels into mean and log-std, clamped softly, in float32 whatever the autocast."""
-        limit = self.config.soft_clamp
-        if without_gradients(head):
-            clamped = head.float().contiguous().div_(limit).tanh_().mul_(limit)
-        else:
-            clamped = limit * (head.float() / limit).tanh()
+        clamped = soft_clamp(head, self.config.soft_clamp)
         mean, log_std = clamped.chunk(2, 1)
         return Gaussian(mean, log_std)
 

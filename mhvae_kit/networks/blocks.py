@@ -5,20 +5,24 @@ Sizes and orders of operations follow ReubenDo/MHVAE:network/blocks.py, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from mhvae_kit.kernels import team
+from mhvae_kit.networks import fused
 from mhvae_kit.networks.convolution import Conv2d, pointwise_product
 from mhvae_kit.networks.inference import added, in_parts, laid_out, without_gradients
-from mhvae_kit.networks.normalisation import instance_norm, norm_silu
+from mhvae_kit.networks.normalisation import instance_norm, norm_silu, norm_silu_convolution
+from mhvae_kit.networks.residual import is_quick_for, residual
 
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
-CHECKPOINTED_BYTES = 64 * 2**20  # of the widest map of a block that is computed again in the backward pass
+LEARNING_BYTES = 32 * 2**20  # of the widest map of a block, with gradients; without, see `inference`
 
 
 class SqueezeExcitation(nn.Module):
@@ -56,20 +60,18 @@ class WideBlock(nn.Module):
         raise NotImplementedError
 
     def _run(self, *tensors: Tensor, channels: int) -> Tensor:
-        """`_forward`, in the way that suits; `channels` is the number of channels of its widest map."""
-        if self.checkpoint_gradients and torch.is_grad_enabled():
-            return self._run_again_later(tensors, channels)
-        return in_parts(self._forward, *tensors, channels=channels)
+        """`_forward`, in the way that suits; `channels` is the number of channels of its widest map.
 
-    def _run_again_later(self, tensors: Sequence[Tensor], channels: int) -> Tensor:
-        """A few images at a time, so that the backward pass holds the maps of these alone."""
-        x = tensors[0]
-        images = max(1, CHECKPOINTED_BYTES // (4 * channels * x.shape[2] * x.shape[3]))
-        options = {"use_reentrant": False, "preserve_rng_state": False}
-        if images >= len(x):  # without a split in the graph gradients add up in the usual order, bit for bit
-            return checkpoint(self._forward, *tensors, **options)
-        parts = zip(*(t.split(images) for t in tensors), strict=True)
-        return torch.cat([checkpoint(self._forward, *part, **options) for part in parts])
+        A few images at a time, the backward pass holds the widest maps of these alone. On a GPU that takes longer.
+        """
+        again = self.checkpoint_gradients and torch.is_grad_enabled()
+        work = self._again_later if again else self._forward
+        if not again and tensors[0].device.type != "cpu":
+            return work(*tensors)
+        return in_parts(work, *tensors, channels=channels, limit=LEARNING_BYTES if torch.is_grad_enabled() else None)
+
+    def _again_later(self, *tensors: Tensor) -> Tensor:
+        return checkpoint(self._forward, *tensors, use_reentrant=False, preserve_rng_state=False)
 
 
 def checkpoint_gradients(model: nn.Module, on: bool = True) -> None:
@@ -96,8 +98,7 @@ class ResidualSECell(WideBlock):
         return self._run(x, channels=x.shape[1])
 
     def _forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(norm_silu(x))
-        y = self.conv2(norm_silu(y))
+        y = norm_silu_convolution(norm_silu_convolution(x, self.conv1), self.conv2)
         return torch.addcmul(x, y, self.gate.factor(y)[:, :, None, None])
 
 
@@ -139,6 +140,9 @@ class TopDownCell(WideBlock):
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
+        if team.apply_to(y, self.depthwise.weight):
+            y = fused.norm_silu_depthwise(y, self.depthwise)
+            return added(x, fused.norm_silu_gated(y, self.gate.squeeze, self.gate.excite, self.project))
         y = self.depthwise(norm_silu(y))
         return added(x, self.gate.projected(norm_silu(y), self.project))
 
@@ -171,13 +175,34 @@ class ExpertHead(WideBlock):
         return self._run(feature, skip, channels=2 * feature.shape[1])
 
     def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
-        y = self.conv1(norm_silu(torch.cat((feature, skip), 1)))
-        return self.gate.projected(self.conv2(norm_silu(y)), self.project)
+        y = norm_silu_convolution(torch.cat((feature, skip), 1), self.conv1)
+        return self.gate.projected(norm_silu_convolution(y, self.conv2), self.project)
 
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:
     """A weight-normed 1x1 convolution without bias to mean and log-std: the last layer of every expert and prior."""
     return weight_norm(Conv2d(channels, 2 * latent_channels, 1, bias=False))
+
+
+def soft_clamp(x: Tensor, limit: float) -> Tensor:
+    """limit * tanh(x / limit), in float32 whatever the precision of x; keeps its result alone for the backward pass."""
+    return _SoftClamp.apply(x, limit)
+
+
+class _SoftClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        y = (x.float() / limit).tanh_().mul_(limit)
+        ctx.save_for_backward(y)
+        ctx.limit, ctx.dtype = limit, x.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        slope = torch.addcmul(torch.ones((), device=y.device), y, y, value=-1 / ctx.limit**2)
+        return (grad * slope).to(ctx.dtype), None
 
 
 class ResidualBlock(nn.Module):
@@ -190,6 +215,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
+        if is_quick_for(x, self.conv1):
+            return residual(x, self.conv1, self.conv2)
         y = F.relu(instance_norm(self.conv1(x)), inplace=without_gradients(x))
         return added(x, instance_norm(self.conv2(y)))
 

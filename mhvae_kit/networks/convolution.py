@@ -5,8 +5,6 @@ this model has at full resolution. The gradients are therefore written as what t
 
 - the gradient of the input is a forward convolution of the output's gradient with the flipped filters;
 - a convolution with fewer channels than the processor has lanes works on several pixels or images at once;
-- the gradient of a 5x5 depthwise filter is put together from strips of at most three columns, for which there is a
-  compiled kernel, while for wider ones the library falls back to one matrix product a channel;
 - a 1x1 convolution is a matrix product, forward and backward.
 
 Without gradients, `mhvae_kit.networks.inference` says what is done instead. docs/performance.md has the figures.
@@ -24,9 +22,7 @@ from torch.nn import functional as F
 
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
-WORKING_SET = 2 * 2**20  # bytes of an operand that stay in a core's cache while it is read several times
 WIDE_FROM = 5  # size of a filter from which neighbouring pixels are computed as channels
-STRIP = 3  # columns of a depthwise filter for whose gradient oneDNN has a quick kernel, however many its rows
 
 
 class Conv2d(nn.Conv2d):
@@ -158,31 +154,6 @@ def input_gradient(grad: Tensor, weight: Tensor, padding: int, groups: int) -> T
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
     """Gradient of a convolution's filters, (D, C / groups, K, K); arguments as in `input_gradient`, x the input."""
-    if groups == 1 or weight.shape[3] <= STRIP or weight.shape[0] != groups:
-        return _library_weight_gradient(x, grad, weight, padding, groups)
-    x = F.pad(x, (padding,) * 4)
-    # A few channels of a few images at a time: the strips then read them from the cache.
-    one = x[0, 0].numel() * x.element_size()
-    channels = min(groups, max(LANES, WORKING_SET // one // LANES * LANES))
-    images = max(1, WORKING_SET // (one * channels))
-    whole = torch.zeros_like(weight)
-    for seen, behind in zip(x.split(images), grad.split(images), strict=True):
-        parts = zip(*(t.split(channels, d) for t, d in ((seen, 1), (behind, 1), (weight, 0))), strict=True)
-        whole += torch.cat([_in_strips(*part) for part in parts])
-    return whole
-
-
-def _in_strips(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of a wide depthwise filter, a few of its columns at a time; x is padded already."""
-    parts = []
-    for columns in weight.split(STRIP, dim=3):
-        left = sum(part.shape[3] for part in parts)
-        seen = x[..., left : left + grad.shape[3] + columns.shape[3] - 1]
-        parts.append(_library_weight_gradient(seen, grad, columns, 0, weight.shape[0]))
-    return torch.cat(parts, 3)
-
-
-def _library_weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, [False, True, False]
     )[1]

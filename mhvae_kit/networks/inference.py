@@ -1,7 +1,8 @@
 """What makes a forward pass without gradients quick on CPUs; with gradients, or on a GPU, none of it applies.
 
-- Large maps are laid out channels-last: depthwise convolutions, upsampling and 1x1 convolutions then read whole cache
-  lines; small maps and the image heads are quicker the other way.
+- In bfloat16 large maps are laid out channels-last: depthwise convolutions, upsampling and 1x1 convolutions then read
+  whole cache lines; small maps and the image heads are quicker the other way, and so is float32, for which
+  `mhvae_kit.kernels` has loops.
 - A batch goes through the widest blocks a few images at a time, so that their buffers stay in the cache and are small
   enough for the C library to reuse.
 - Results are written over a block's own intermediate values.
@@ -34,23 +35,24 @@ def laid_out(x: Tensor, scale: int = 1) -> Tensor:
 
     The values and their order as seen through indices stay the same.
     """
-    if not without_gradients(x):
+    if not without_gradients(x) or not torch.is_autocast_enabled("cpu"):
         return x
     large = scale * scale * x.shape[2] * x.shape[3] >= CHANNELS_LAST_FROM
     return x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
 
 
-def in_parts(function: Callable[..., Tensor], *tensors: Tensor, channels: int) -> Tensor:
-    """`function(*tensors)`, for a few images at a time where that is quicker.
+def in_parts(function: Callable[..., Tensor], *tensors: Tensor, channels: int, limit: int | None = None) -> Tensor:
+    """`function(*tensors)`, for a few images at a time where a batch is large.
 
     Args:
         function: Works on every image of the batch alone.
         tensors: Each (B, C, H, W), all of the same B, H and W.
         channels: Of the widest map that the function makes.
+        limit: Bytes of that map in each part, at least one image's; None = CACHED_BYTES.
     """
     x = tensors[0]
-    images = max(1, CACHED_BYTES // (4 * channels * x.shape[2] * x.shape[3]))
-    if images >= len(x) or not without_gradients(x):
+    images = max(1, (CACHED_BYTES if limit is None else limit) // (4 * channels * x.shape[2] * x.shape[3]))
+    if images >= len(x):
         return function(*tensors)
     return torch.cat([function(*parts) for parts in zip(*(t.split(images) for t in tensors), strict=True)])
 

@@ -14,8 +14,8 @@ from mhvae_kit.data.grid import oriented
 from mhvae_kit.data.phantom.atlas import load_atlas
 from mhvae_kit.data.phantom.generate import make_images, make_patient
 from mhvae_kit.data.phantom.presets import PhantomPreset, get_preset
-from mhvae_kit.data.phantom.store import default_cache_dir
 from mhvae_kit.errors import InputError, explain
+from mhvae_kit.files import default_cache_dir
 
 LAYOUTS = ("folder", "remind")
 DESCRIPTIONS = {"t2": "3D_AX_T2_SPACE", "cet1": "3D_AX_T1_postcontrast", "flair": "3D_AX_T2_FLAIR"}

@@ -11,10 +11,10 @@ import pytest
 from mhvae_kit.data.phantom.atlas import load_atlas
 from mhvae_kit.data.phantom.generate import make_images, make_patient
 from mhvae_kit.data.phantom.presets import get_preset
-from mhvae_kit.data.phantom.store import default_cache_dir
 from mhvae_kit.degradation import study_of, sweeps
 from mhvae_kit.degradation.sweeps import virtual_sweeps, wide_mr
 from mhvae_kit.evaluation.predictions import slices_first
+from mhvae_kit.files import default_cache_dir
 
 CASE = "phantom-test-000"
 STUDY = dataclasses.replace(study_of("demo"), phantom="smoke", sweeps=2)

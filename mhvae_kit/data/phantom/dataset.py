@@ -15,7 +15,7 @@ import pandas as pd
 
 from mhvae_kit.data.manifests import COLUMNS, write_manifest
 from mhvae_kit.errors import DataError, InputError, explain
-from mhvae_kit.files import atomic_path, sha256, write_json
+from mhvae_kit.files import atomic_path, default_cache_dir, sha256, write_json
 
 from . import store
 from .atlas import Atlas, load_atlas
@@ -196,7 +196,7 @@ def load_phantom(
     """
     chosen = get_preset(preset)
     wanted = _select(chosen, splits, cases)
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else store.default_cache_dir()
+    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
     root = store.preset_dir(cache.absolute(), chosen)
     with _making:
         store.clean_leftovers(root)

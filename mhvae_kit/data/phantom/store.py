@@ -30,15 +30,6 @@ STALE_S = 3600.0
 """A temporary folder of an unknown owner is taken for a leftover after this time."""
 
 
-def default_cache_dir() -> Path:
-    """The MHVAE_CACHE variable if set, else the user's cache folder of the platform."""
-    if os.environ.get("MHVAE_CACHE"):
-        return Path(os.environ["MHVAE_CACHE"]).expanduser()
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "mhvae_kit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mhvae_kit"
-
-
 def preset_dir(cache_dir: Path, preset: PhantomPreset) -> Path:
     """Folder of a preset's cases."""
     return cache_dir / f"phantom-{VERSION}-{preset.name}"

@@ -1,0 +1,11 @@
+"""Loops over single images' channels ("planes") of float32 maps on CPUs, compiled by numba.
+
+A plane is one channel of one image of a contiguous map (B, C, H, W): H * W neighbouring floats, few enough to stay in a
+core's cache, so that a norm and what follows it read and write main memory once instead of once each.
+
+- `team` says whether kernels can be used and runs them;
+- `wide` has those for the maps inside top-down cells, `heads` those for the image heads;
+- `vectors` has what they are put together from.
+
+Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors.
+"""

@@ -1,0 +1,114 @@
+"""Whether compiled kernels can be used, and running one on torch's own threads.
+
+Other threads would compete with torch's for the cores, as those wait busily for what comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Team = Callable[[int, int, int], Any]
+"""Runs the kernel at an address with its arguments at another, in so many threads at once."""
+
+_switched_on: ContextVar[bool] = ContextVar("kernels", default=True)
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Let torch's own operations do everything, to compare with or to count them."""
+    token = _switched_on.set(False)
+    try:
+        yield
+    finally:
+        _switched_on.reset(token)
+
+
+@functools.cache
+def compiled() -> dict[str, int] | None:
+    """The kernels' addresses by name, or None where numba cannot be had.
+
+    The first call on a machine compiles them, for about 20 s; later ones find them in the cache folder.
+    """
+    try:
+        from mhvae_kit.kernels import heads, wide
+    except ImportError as reason:
+        warnings.warn(
+            f"numba cannot be imported, so torch's own operations run the model, which takes longer ({reason}). "
+            "To mend: pip install numba.",
+            stacklevel=2,
+        )
+        return None
+    return {
+        name: found.address for unit in (heads, wide) for name, found in vars(unit).items() if hasattr(found, "address")
+    }
+
+
+def apply_to(x: Tensor, *others: Tensor) -> bool:
+    """Whether kernels can work on a map and its parameters: float32 without autocast on a CPU."""
+    return (
+        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, *others))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and _switched_on.get()
+        and compiled() is not None
+    )
+
+
+def run(name: str, items: int, *arguments: Tensor | int) -> None:
+    """Run a kernel for so many items (planes, images, ...) on all of torch's threads.
+
+    Args:
+        name: Of the kernel.
+        items: Threads take them one by one, so that the order changes; what is computed for one must not depend on it.
+        arguments: Float32 tensors, stored plainly, and integers, in the kernel's order.
+    Raises:
+        MemoryError: No thread got the little memory that it works in.
+    """
+    if not items:
+        return
+    given = [t.data_ptr() if isinstance(t, Tensor) else t for t in arguments]
+    work = np.array([0, items, *given, 0], np.int64)  # the last is the counter from which threads take items
+    work[0] = work.ctypes.data + work.itemsize * (len(work) - 1)
+    _team()(compiled()[name], work.ctypes.data, min(torch.get_num_threads(), items))
+    if work[-1] < items:
+        raise MemoryError(f"no memory for the kernel {name!r}: a smaller batch or image needs less")
+
+
+@functools.cache
+def _team() -> Team:
+    """torch's threads where it was built with GNU's OpenMP, as its Linux wheels are; others elsewhere."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return python_threads
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return lambda kernel, arguments, threads: parallel(kernel, arguments, threads, 0)
+
+
+def python_threads(kernel: int, arguments: int, threads: int) -> None:
+    """A team of Python's threads; kernels do not hold its lock."""
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
+    others = [_pool().submit(work, arguments) for _ in range(threads - 1)]
+    work(arguments)
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="kernels")

@@ -1,0 +1,171 @@
+"""What kernels are put together from: compilation, atomic counter, sigmoid, statistics and gradients of one plane."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+from mhvae_kit.files import default_cache_dir
+
+f32 = np.float32
+EPSILON = f32(1e-5)  # added to the variance
+
+# Sums in any order, so that they fit into vectors; NaN and infinity stay what they are. With the error model of numpy a
+# division needs no check for 0, which vectors cannot have.
+summing = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+exactly = njit(fastmath={"contract"}, error_model="numpy")
+
+
+def _cache_folder() -> Path | None:
+    """Where compiled kernels are kept: one folder for each state of this package's sources; None if it cannot be made.
+
+    numba's own cache would look at the file of a kernel alone, and not at what it calls in others.
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join([numba.__version__.encode(), *(path.read_bytes() for path in sources)]))
+    folder = default_cache_dir() / "kernels" / digest.hexdigest()[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
+
+
+_CACHE = _cache_folder()
+
+
+def kernel(function: Callable[[Any], None]) -> Any:
+    """Compile a function of a pointer to 64-bit integers, or take it from the cache; `address` is what C calls."""
+    before = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = str(_CACHE or before)
+        return cfunc(types.void(types.CPointer(types.int64)), cache=_CACHE is not None)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@intrinsic
+def taken(typing: Any, address: Any) -> Any:
+    """The integer at an address, which is raised by 1 in one go, whatever other threads do."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def pointer(typing: Any, address: Any) -> Any:
+    """An address as a pointer to float32."""
+    signature = types.CPointer(types.float32)(types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return signature, generate
+
+
+@intrinsic
+def nearest(typing: Any, x: Any) -> Any:
+    """The integer nearest to a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rounded = builder.call(builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments)
+        return builder.fptosi(rounded, ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def power_of_two(typing: Any, n: Any) -> Any:
+    """2^n as float32, put together from its bits; n from -126 to 127."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        i32 = ir.IntType(32)
+        bits = builder.shl(builder.add(arguments[0], ir.Constant(i32, 127)), ir.Constant(i32, 23))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@exactly
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), to about 2e-7, in a form that compilers can vectorise (a polynomial between powers of two)."""
+    z = -x
+    z = f32(87.0) if z > f32(87.0) else z
+    z = f32(-87.0) if z < f32(-87.0) else z
+    n = nearest(z * f32(1.44269504))
+    r = z - f32(n) * f32(0.693359375)
+    r = r - f32(n) * f32(-2.12194440e-4)
+    p = f32(1.9875691500e-4)
+    p = p * r + f32(1.3981999507e-3)
+    p = p * r + f32(8.3334519073e-3)
+    p = p * r + f32(4.1665795894e-2)
+    p = p * r + f32(1.6666665459e-1)
+    p = p * r + f32(5.0000001201e-1)
+    return f32(1.0) / (f32(1.0) + (p * r * r + r + f32(1.0)) * power_of_two(n))
+
+
+@summing
+def mean_and_scale(x: np.ndarray) -> tuple[float, float]:
+    """Mean and 1 / standard deviation of a plane."""
+    total = f32(0.0)
+    for i in range(len(x)):
+        total += x[i]
+    mean = total / f32(len(x))
+    squares = f32(0.0)
+    for i in range(len(x)):
+        squares += (x[i] - mean) * (x[i] - mean)
+    return mean, f32(1.0) / np.sqrt(squares / f32(len(x)) + EPSILON)
+
+
+@summing
+def total_of(x: np.ndarray) -> float:
+    total = f32(0.0)
+    for i in range(len(x)):
+        total += x[i]
+    return total
+
+
+@exactly
+def silu_of_normalised(x: np.ndarray, mean: float, scale: float, out: np.ndarray) -> None:
+    for i in range(len(x)):
+        normalised = (x[i] - mean) * scale
+        out[i] = normalised * sigmoid(normalised)
+
+
+@exactly
+def silu_and_slope(x: np.ndarray, mean: float, scale: float, out: np.ndarray, slope: np.ndarray) -> None:
+    for i in range(len(x)):
+        normalised = (x[i] - mean) * scale
+        gate = sigmoid(normalised)
+        out[i] = normalised * gate
+        slope[i] = gate * (f32(1.0) + normalised * (f32(1.0) - gate))
+
+
+@summing
+def gradient_through_norm(x: np.ndarray, mean: float, scale: float, grad: np.ndarray) -> None:
+    """From the gradient of the normalised values to that of x, in place."""
+    total, along = f32(0.0), f32(0.0)
+    for i in range(len(x)):
+        total += grad[i]
+        along += grad[i] * (x[i] - mean)
+    total = total / f32(len(x))
+    along = along * scale * scale / f32(len(x))
+    for i in range(len(x)):
+        grad[i] = (grad[i] - total - (x[i] - mean) * along) * scale
+
+
+@exactly
+def block(address: int, number: int, size: int) -> np.ndarray:
+    """The `number`-th run of `size` floats from an address on."""
+    return carray(pointer(address + 4 * number * size), (size,))

@@ -1,0 +1,178 @@
+"""Norm, SiLU and what follows them in one go, forward and backward, by `mhvae_kit.kernels`.
+
+The functions compute what the cells of `mhvae_kit.networks.blocks` say, up to rounding, for float32 maps (B, C, H, W)
+on a CPU (`team.apply_to`). For the backward pass they keep their input alone and compute the wide maps in between once
+more, which takes less time than reading them back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mhvae_kit.kernels import team
+from mhvae_kit.networks.convolution import input_gradient, quick_convolution, weight_gradient
+
+PART_BYTES = 16 * 2**20  # of a wide map that is made for a part of the batch and used at once
+
+
+def norm_silu(x: Tensor) -> Tensor:
+    """SiLU of the instance norm, (B, C, H, W) to the same shape."""
+    return _NormSiLU.apply(x.contiguous())
+
+
+def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """A convolution, of stride 1 with zero padding, of SiLU of the instance norm: (B, C, H, W) to (B, D, H', W')."""
+    return _NormSiLUConvolution.apply(x.contiguous(), convolution.weight, convolution.bias, convolution.padding[0])
+
+
+def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Tensor:
+    """A 5x5 depthwise convolution of SiLU of the instance norm, (B, C, H, W) to the same shape."""
+    return _NormSiLUDepthwise.apply(x.contiguous(), depthwise.weight, depthwise.bias)
+
+
+def norm_silu_gated(x: Tensor, squeeze: nn.Linear, excite: nn.Linear, projection: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of a = SiLU of the instance norm, each channel of which is multiplied by a gate.
+
+    Args:
+        x: (B, C, H, W).
+        squeeze: From the means of a over height and width, (B, C), to a hidden layer with ReLU.
+        excite: From there to the gate, (B, C), with a sigmoid.
+        projection: 1x1, from C to D channels.
+    Returns:
+        (B, D, H, W).
+    """
+    gate = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
+    return _NormSiLUGated.apply(x.contiguous(), projection.weight, projection.bias, *gate)
+
+
+class _NormSiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y, statistics = _activated(x)
+        ctx.save_for_backward(x, statistics)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _activation_gradient(*ctx.saved_tensors, grad)
+
+
+class _NormSiLUConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        active, statistics = _activated(x)
+        ctx.save_for_backward(x, statistics, weight)
+        ctx.padding, ctx.has_bias = padding, bias is not None
+        return quick_convolution(active, weight, bias, padding, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, statistics, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = _activation_gradient(x, statistics, input_gradient(grad, weight, ctx.padding, 1))
+        if ctx.needs_input_grad[1]:
+            of_weight = weight_gradient(_activated(x)[0], grad, weight, ctx.padding, 1)
+        return of_x, of_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None
+
+
+class _NormSiLUDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y, statistics, weight = torch.empty_like(x), _statistics(x), weight.contiguous()
+        team.run("norm_silu_depthwise", _planes(x), x, weight, bias, statistics, y, *x.shape[1:])
+        ctx.save_for_backward(x, statistics, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, statistics, weight = ctx.saved_tensors
+        of_x, of_taps = torch.empty_like(x), x.new_empty(*x.shape[:2], weight[0].numel() + 1)
+        arguments = (x, grad.contiguous(), weight, statistics, of_x, of_taps, *x.shape[1:])
+        team.run("norm_silu_depthwise_gradient", _planes(x), *arguments)
+        of_taps = of_taps.sum(0)
+        return of_x, of_taps[:, :-1].reshape(weight.shape), of_taps[:, -1]
+
+
+class _NormSiLUGated(torch.autograd.Function):
+    """The wide maps are made for a part of the batch at a time and used while they are in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *gate: Tensor) -> Tensor:
+        y, statistics = x.new_empty(len(x), len(weight), *x.shape[2:]), _statistics(x)
+        for seen, made, of_part in _parts(x, y, statistics):
+            active, _ = _activated(seen, of_part)
+            filters = _gated_filters(weight, of_part[..., 2], *gate)
+            torch.baddbmm(bias[:, None], filters, active.flatten(2), out=made.flatten(2))
+        ctx.save_for_backward(x, statistics, weight, *gate)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, statistics, *parameters = ctx.saved_tensors
+        grad = grad.contiguous()
+        weight, *gate = (p.detach().requires_grad_() for p in parameters)
+        means = statistics[..., 2].clone().requires_grad_()
+        with torch.enable_grad():
+            filters = _gated_filters(weight, means, *gate)
+        products = [torch.bmm(g.flatten(2), _activated(seen)[0].flatten(2).mT) for seen, g in _parts(x, grad)]
+        of_means, of_weight, *of_gate = torch.autograd.grad(filters, (means, weight, *gate), torch.cat(products))
+        of_x, through_means = torch.empty_like(x), of_means / _size(x)
+        for seen, g, chosen, of_part, more, made in _parts(x, grad, filters.detach(), statistics, through_means, of_x):
+            _activation_gradient(seen, of_part, torch.bmm(chosen.mT, g.flatten(2)), more, made)
+        return of_x, of_weight, grad.sum((0, 2, 3)), *of_gate
+
+
+def _gated_filters(
+    weight: Tensor, means: Tensor, squeeze: Tensor, squeeze_bias: Tensor, excite: Tensor, excite_bias: Tensor
+) -> Tensor:
+    """The filters of a 1x1 convolution (D, C, 1, 1) times the gate of each image, (B, D, C)."""
+    hidden = F.linear(means, squeeze, squeeze_bias).relu()
+    return weight.flatten(1) * F.linear(hidden, excite, excite_bias).sigmoid()[:, None]
+
+
+def _parts(x: Tensor, *others: Tensor) -> Any:
+    """A batch cut into parts of which x has at most PART_BYTES, or one image."""
+    images = max(1, PART_BYTES // (x.element_size() * x.shape[1] * _size(x)))
+    return zip(*(t.split(images) for t in (x, *others)), strict=True)
+
+
+def _planes(x: Tensor) -> int:
+    return x.shape[0] * x.shape[1]
+
+
+def _size(x: Tensor) -> int:
+    return x.shape[2] * x.shape[3]
+
+
+def _statistics(x: Tensor) -> Tensor:
+    """Where the kernels write three numbers a plane: its mean, 1 / standard deviation and the mean of the result."""
+    return x.new_empty(*x.shape[:2], 3)
+
+
+def _activated(x: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """SiLU of the instance norm, and the statistics, written to those that are given."""
+    y = torch.empty_like(x)
+    statistics = _statistics(x) if statistics is None else statistics
+    team.run("norm_silu", _planes(x), x, y, statistics, _size(x))
+    return y, statistics
+
+
+def _activation_gradient(
+    x: Tensor, statistics: Tensor, grad: Tensor, more: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """Gradient of x from that of SiLU of its instance norm, to which `more` (B, C) is added at every pixel."""
+    out = torch.empty_like(x) if out is None else out
+    more = x.new_zeros(x.shape[:2]) if more is None else more
+    team.run("norm_silu_gradient", _planes(x), x, grad.contiguous(), more, statistics, out, _size(x))
+    return out
