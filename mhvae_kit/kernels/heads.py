@@ -24,7 +24,6 @@ from mhvae_kit.kernels.vectors import (
 )
 
 GROUP = 4  # output channels
-TAPS = 9  # of a filter
 BAND = 16  # rows that are convolved at once, few enough for what they read to stay in a core's own cache
 
 

@@ -23,6 +23,7 @@ from mhvae_kit.networks.residual import is_quick_for, residual
 
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
 LEARNING_BYTES = 32 * 2**20  # of the widest map of a block, with gradients; without, see `inference`
+GPU_BYTES = 64 * 2**20  # likewise on a GPU, where smaller parts are mostly waiting for their start
 
 
 class SqueezeExcitation(nn.Module):
@@ -64,11 +65,13 @@ class WideBlock(nn.Module):
 
         A few images at a time, the backward pass holds the widest maps of these alone. On a GPU that takes longer.
         """
-        again = self.checkpoint_gradients and torch.is_grad_enabled()
+        learning, on_cpu = torch.is_grad_enabled(), tensors[0].device.type == "cpu"
+        again = learning and self.checkpoint_gradients
         work = self._again_later if again else self._forward
-        if not again and tensors[0].device.type != "cpu":
+        if not (again or on_cpu):
             return work(*tensors)
-        return in_parts(work, *tensors, channels=channels, limit=LEARNING_BYTES if torch.is_grad_enabled() else None)
+        limit = (LEARNING_BYTES if on_cpu else GPU_BYTES) if learning else None
+        return in_parts(work, *tensors, channels=channels, limit=limit)
 
     def _again_later(self, *tensors: Tensor) -> Tensor:
         return checkpoint(self._forward, *tensors, use_reentrant=False, preserve_rng_state=False)
