@@ -19,9 +19,10 @@ f32 = np.float32
 EPSILON = f32(1e-5)  # added to the variance
 
 # Sums in any order, so that they fit into vectors; NaN and infinity stay what they are. With the error model of numpy a
-# division needs no check for 0, which vectors cannot have.
-summing = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
-exactly = njit(fastmath={"contract"}, error_model="numpy")
+# division needs no check for 0, which vectors cannot have. A function that is not inlined has a copy in each kernel,
+# rounded in its own way, and which copy all of them call would differ between a process that compiles and later ones.
+summing = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", forceinline=True)
+exactly = njit(fastmath={"contract"}, error_model="numpy", forceinline=True)
 
 
 def _cache_folder() -> Path | None:

@@ -138,3 +138,20 @@ print(vectors._CACHE)
     folder = Path(done.stdout.strip())
     assert folder.parent == tmp_path / "cache" / "kernels"
     assert list(folder.rglob("made_here.nothing*.nbc"))
+
+
+def test_a_process_that_compiles_computes_the_bits_of_later_ones(tmp_path):
+    code = """
+import hashlib, sys, types
+sys.modules["mhvae_kit.kernels.heads"] = types.ModuleType("heads")  # compiling the other kernels is enough
+import torch
+from mhvae_kit.networks.blocks import TopDownCell
+torch.manual_seed(0)
+cell, x = TopDownCell(4, 3), torch.randn(2, 4, 21, 30, requires_grad=True)
+y = cell(x)
+found = [y, *torch.autograd.grad(y.square().sum(), [x, *cell.parameters()])]
+print(hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in found)).hexdigest())
+"""
+    first, second = (run_python(code, tmp_path) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout == second.stdout
