@@ -7,5 +7,10 @@ core's cache, so that a norm and what follows it read and write main memory once
 - `wide` has those for the maps inside top-down cells, `heads` those for the image heads;
 - `vectors` has what they are put together from.
 
-Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors.
+Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors. What both
+must agree on stands here, as the import of a kernel compiles it.
 """
+
+EPSILON = 1e-5  # added to the variance
+GROUP = 4  # output channels that a residual block's convolution sums up side by side
+BAND = 16  # rows that it convolves at once, few enough for what they read to stay in a core's own cache

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from mhvae_kit.kernels import BAND, GROUP
 from mhvae_kit.kernels.vectors import (
     block,
     exactly,
@@ -22,9 +23,6 @@ from mhvae_kit.kernels.vectors import (
     taken,
     total_of,
 )
-
-GROUP = 4  # output channels
-BAND = 16  # rows that are convolved at once, few enough for what they read to stay in a core's own cache
 
 
 @exactly

@@ -67,6 +67,16 @@ def apply_to(x: Tensor, *others: Tensor) -> bool:
     )
 
 
+def planes(x: Tensor) -> int:
+    """How many channels all images of a map (B, C, H, W) have together."""
+    return x.shape[0] * x.shape[1]
+
+
+def plane_size(x: Tensor) -> int:
+    """Pixels of a map (B, C, H, W)."""
+    return x.shape[2] * x.shape[3]
+
+
 def run(name: str, items: int, *arguments: Tensor | int) -> None:
     """Run a kernel for so many items (planes, images, ...) on all of torch's threads.
 

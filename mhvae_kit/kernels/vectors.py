@@ -14,9 +14,9 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 from mhvae_kit.files import default_cache_dir
+from mhvae_kit.kernels import EPSILON
 
 f32 = np.float32
-EPSILON = f32(1e-5)  # added to the variance
 
 # Sums in any order, so that they fit into vectors; NaN and infinity stay what they are. With the error model of numpy a
 # division needs no check for 0, which vectors cannot have. A function that is not inlined has a copy in each kernel,
@@ -126,7 +126,7 @@ def mean_and_scale(x: np.ndarray) -> tuple[float, float]:
     squares = f32(0.0)
     for i in range(len(x)):
         squares += (x[i] - mean) * (x[i] - mean)
-    return mean, f32(1.0) / np.sqrt(squares / f32(len(x)) + EPSILON)
+    return mean, f32(1.0) / np.sqrt(squares / f32(len(x)) + f32(EPSILON))
 
 
 @summing

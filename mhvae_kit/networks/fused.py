@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mhvae_kit.kernels import team
+from mhvae_kit.kernels.team import plane_size, planes
 from mhvae_kit.networks.convolution import input_gradient, quick_convolution, weight_gradient
 
 PART_BYTES = 16 * 2**20  # of a wide map that is made for a part of the batch and used at once
@@ -88,7 +89,7 @@ class _NormSiLUDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y, statistics, weight = torch.empty_like(x), _statistics(x), weight.contiguous()
-        team.run("norm_silu_depthwise", _planes(x), x, weight, bias, statistics, y, *x.shape[1:])
+        team.run("norm_silu_depthwise", planes(x), x, weight, bias, statistics, y, *x.shape[1:])
         ctx.save_for_backward(x, statistics, weight)
         return y
 
@@ -98,7 +99,7 @@ class _NormSiLUDepthwise(torch.autograd.Function):
         x, statistics, weight = ctx.saved_tensors
         of_x, of_taps = torch.empty_like(x), x.new_empty(*x.shape[:2], weight[0].numel() + 1)
         arguments = (x, grad.contiguous(), weight, statistics, of_x, of_taps, *x.shape[1:])
-        team.run("norm_silu_depthwise_gradient", _planes(x), *arguments)
+        team.run("norm_silu_depthwise_gradient", planes(x), *arguments)
         of_taps = of_taps.sum(0)
         return of_x, of_taps[:, :-1].reshape(weight.shape), of_taps[:, -1]
 
@@ -127,7 +128,7 @@ class _NormSiLUGated(torch.autograd.Function):
             filters = _gated_filters(weight, means, *gate)
         products = [torch.bmm(g.flatten(2), _activated(seen)[0].flatten(2).mT) for seen, g in _parts(x, grad)]
         of_means, of_weight, *of_gate = torch.autograd.grad(filters, (means, weight, *gate), torch.cat(products))
-        of_x, through_means = torch.empty_like(x), of_means / _size(x)
+        of_x, through_means = torch.empty_like(x), of_means / plane_size(x)
         for seen, g, chosen, of_part, more, made in _parts(x, grad, filters.detach(), statistics, through_means, of_x):
             _activation_gradient(seen, of_part, torch.bmm(chosen.mT, g.flatten(2)), more, made)
         return of_x, of_weight, grad.sum((0, 2, 3)), *of_gate
@@ -143,16 +144,8 @@ def _gated_filters(
 
 def _parts(x: Tensor, *others: Tensor) -> Any:
     """A batch cut into parts of which x has at most PART_BYTES, or one image."""
-    images = max(1, PART_BYTES // (x.element_size() * x.shape[1] * _size(x)))
+    images = max(1, PART_BYTES // (x.element_size() * x.shape[1] * plane_size(x)))
     return zip(*(t.split(images) for t in (x, *others)), strict=True)
-
-
-def _planes(x: Tensor) -> int:
-    return x.shape[0] * x.shape[1]
-
-
-def _size(x: Tensor) -> int:
-    return x.shape[2] * x.shape[3]
 
 
 def _statistics(x: Tensor) -> Tensor:
@@ -164,7 +157,7 @@ def _activated(x: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Ten
     """SiLU of the instance norm, and the statistics, written to those that are given."""
     y = torch.empty_like(x)
     statistics = _statistics(x) if statistics is None else statistics
-    team.run("norm_silu", _planes(x), x, y, statistics, _size(x))
+    team.run("norm_silu", planes(x), x, y, statistics, plane_size(x))
     return y, statistics
 
 
@@ -174,5 +167,5 @@ def _activation_gradient(
     """Gradient of x from that of SiLU of its instance norm, to which `more` (B, C) is added at every pixel."""
     out = torch.empty_like(x) if out is None else out
     more = x.new_zeros(x.shape[:2]) if more is None else more
-    team.run("norm_silu_gradient", _planes(x), x, grad.contiguous(), more, statistics, out, _size(x))
+    team.run("norm_silu_gradient", planes(x), x, grad.contiguous(), more, statistics, out, plane_size(x))
     return out

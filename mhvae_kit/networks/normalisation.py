@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mhvae_kit.kernels import team
+from mhvae_kit.kernels import EPSILON, team
 from mhvae_kit.networks import fused
 from mhvae_kit.networks.inference import without_gradients
-
-EPSILON = 1e-5  # added to the variance
 
 
 def instance_norm(x: Tensor) -> Tensor:

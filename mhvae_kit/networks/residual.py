@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mhvae_kit.kernels import team
+from mhvae_kit.kernels import BAND, GROUP, team
+from mhvae_kit.kernels.team import plane_size, planes
 
 FEWER_THAN = 16  # channels, from which torch's convolutions are quicker
-GROUP, BAND = 4, 16  # as in mhvae_kit.kernels.heads, whose import would compile it
 
 
 def is_quick_for(x: Tensor, convolution: nn.Conv2d) -> bool:
@@ -31,10 +31,10 @@ class _Residual(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         y1 = _convolved(x, w1, b1)
         of_y1 = _statistics(y1)
-        team.run("plane_statistics", _planes(y1), y1, of_y1, _size(y1))
+        team.run("plane_statistics", planes(y1), y1, of_y1, plane_size(y1))
         y2 = _convolved(y1, w2, b2, of_y1)
         out, of_y2 = torch.empty_like(x), _statistics(y2)
-        team.run("norm_onto", _planes(y2), y2, x, of_y2, out, _size(y2))
+        team.run("norm_onto", planes(y2), y2, x, of_y2, out, plane_size(y2))
         ctx.save_for_backward(x, y1, of_y1, y2, of_y2, w1, w2)
         return out
 
@@ -48,14 +48,6 @@ class _Residual(torch.autograd.Function):
         grad_y1 = _norm_gradient(y1, _input_gradient(grad_y2, w2, torch.zeros_like(y1)), of_y1, relu=True)
         grad_w1, grad_b1 = _parameter_gradients(x, grad_y1, w1)
         return _input_gradient(grad_y1, w1, grad.clone()), grad_w1, grad_b1, grad_w2, grad_b2
-
-
-def _planes(x: Tensor) -> int:
-    return x.shape[0] * x.shape[1]
-
-
-def _size(x: Tensor) -> int:
-    return x.shape[2] * x.shape[3]
 
 
 def _statistics(x: Tensor) -> Tensor:
@@ -88,7 +80,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor | Non
 def _norm_gradient(x: Tensor, grad: Tensor, statistics: Tensor, relu: bool = False) -> Tensor:
     """Gradient of x from that of its instance norm, or of ReLU of it."""
     out = torch.empty_like(x)
-    team.run("norm_gradient", _planes(x), x, grad, statistics, int(relu), out, _size(x))
+    team.run("norm_gradient", planes(x), x, grad, statistics, int(relu), out, plane_size(x))
     return out
 
 
