@@ -42,7 +42,7 @@ def compiled() -> dict[str, int] | None:
     The first call on a machine compiles them, for about 20 s; later ones find them in the cache folder.
     """
     try:
-        from mhvae_kit.kernels import heads, wide
+        from mhvae_kit.kernels import heads, wide, winograd, winograd_gradient
     except ImportError as reason:
         warnings.warn(
             f"numba cannot be imported, so torch's own operations run the model, which takes longer ({reason}). "
@@ -50,9 +50,8 @@ def compiled() -> dict[str, int] | None:
             stacklevel=2,
         )
         return None
-    return {
-        name: found.address for unit in (heads, wide) for name, found in vars(unit).items() if hasattr(found, "address")
-    }
+    units = (heads, wide, winograd, winograd_gradient)
+    return {name: found.address for unit in units for name, found in vars(unit).items() if hasattr(found, "address")}
 
 
 def apply_to(x: Tensor, *others: Tensor) -> bool:

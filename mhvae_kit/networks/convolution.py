@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mhvae_kit.networks import winograd
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
 WIDE_FROM = 5  # size of a filter from which neighbouring pixels are computed as channels
@@ -47,6 +48,8 @@ class Conv2d(nn.Conv2d):
         if size == (1, 1) and self._has_quick_path(x):
             return pointwise_product(x, weight, bias)
         if self.padding_mode == "zeros":
+            if self._has_quick_path(x):
+                return quick_convolution(x, weight, bias, self.padding[0], self.groups)
             return super()._conv_forward(x, weight, bias)
         x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
         if self._has_quick_path(x):
@@ -100,6 +103,8 @@ def quick_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: i
     oneDNN's kernels work on 16 output channels at once. A dense convolution with fewer computes either neighbouring
     pixels as channels (large filters), or two images as two groups of one.
     """
+    if winograd.is_quick_for(x, weight, padding, groups):
+        return winograd.convolution(x, weight, bias)
     n_out, n_in, size = weight.shape[:3]
     if groups == 1 and n_out < LANES and size >= WIDE_FROM:
         return wide_convolution(F.pad(x, (padding,) * 4) if padding else x, weight, bias)
@@ -154,6 +159,8 @@ def input_gradient(grad: Tensor, weight: Tensor, padding: int, groups: int) -> T
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
     """Gradient of a convolution's filters, (D, C / groups, K, K); arguments as in `input_gradient`, x the input."""
+    if winograd.is_quick_for_gradient(x, weight, padding, groups):
+        return winograd.weight_gradient(x, grad)
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, [False, True, False]
     )[1]

@@ -1,0 +1,141 @@
+"""3x3 convolutions with fewer multiplications: those of a direct sum in float64, gradients too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from mhvae_kit.kernels.team import without_kernels
+from mhvae_kit.networks import winograd
+from mhvae_kit.networks.convolution import Conv2d
+
+SHAPES = {  # batch, channels in, channels out, height, width
+    "rows of whole vectors": (1, 16, 12, 48, 96),
+    "rows longer than the tiles taken at once": (1, 8, 8, 4, 400),
+    "rows shorter than a vector": (3, 8, 8, 34, 10),
+    "tiles that end within a row": (2, 10, 16, 26, 22),
+    "tiles of several images": (5, 24, 32, 14, 12),
+    "many channels": (1, 64, 96, 24, 24),
+    "outputs in several parts": (1, 8, 256, 24, 24),
+}
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def direct_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    weight = x.new_zeros(grad.shape[1], x.shape[1], 3, 3, requires_grad=True)
+    return torch.autograd.grad(F.conv2d(x, weight, padding=1), weight, grad)[0]
+
+
+def assert_close(got: Tensor, exact: Tensor) -> None:
+    torch.testing.assert_close(got, exact.float(), rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_convolution_and_the_gradient_of_its_filters_are_direct_sums(name):
+    batch, n_in, n_out, height, width = SHAPES[name]
+    x, weight, bias = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2), noise(n_out, seed=3)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert_close(winograd.convolution(x, weight, bias), exact)
+    assert_close(winograd.convolution(x, weight, None), exact - bias.double()[:, None, None])
+    grad = noise(batch, n_out, height, width, seed=4)
+    assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    n_in=st.integers(1, 9).map(lambda n: 2 * n),
+    n_out=st.integers(1, 10).map(lambda n: 4 * n),
+    height=st.integers(1, 12).map(lambda n: 2 * n),
+    width=st.integers(1, 40).map(lambda n: 2 * n),
+)
+def test_any_even_size_will_do(batch, n_in, n_out, height, width):
+    x, weight = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2)
+    assert_close(winograd.convolution(x, weight, None), F.conv2d(x.double(), weight.double(), padding=1))
+    grad = noise(batch, n_out, height, width, seed=4)
+    assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
+
+
+def test_errors_are_no_larger_than_those_of_a_direct_sum():
+    x, weight = noise(1, 64, 48, 48), noise(64, 64, 3, 3, seed=2)
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    errors = [
+        (y - exact).square().mean().sqrt()
+        for y in (winograd.convolution(x, weight, None), F.conv2d(x, weight, padding=1))
+    ]
+    assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_bit(threads):
+    x, weight, grad = noise(2, 8, 34, 26), noise(256, 8, 3, 3, seed=2), noise(2, 256, 34, 26, seed=4)
+    expected, before = (
+        (winograd.convolution(x, weight, None), winograd.weight_gradient(x, grad)),
+        torch.get_num_threads(),
+    )
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(winograd.convolution(x, weight, None), expected[0])
+        assert torch.equal(winograd.weight_gradient(x, grad), expected[1])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_image_is_convolved_alike_alone_and_in_a_batch():
+    x, weight = noise(5, 8, 24, 26), noise(8, 8, 3, 3, seed=2)
+    together = winograd.convolution(x, weight, None)
+    assert all(torch.equal(winograd.convolution(x[i : i + 1], weight, None)[0], together[i]) for i in range(5))
+
+
+def test_what_is_not_a_number_stays_so_where_a_direct_sum_has_it_and_reaches_no_other_image():
+    x, weight = noise(2, 8, 24, 24), noise(8, 8, 3, 3, seed=2)
+    x[0, 3, 7, 9] = torch.nan
+    y = winograd.convolution(x, weight, None)
+    assert y.isnan()[F.conv2d(x, weight, padding=1).isnan()].all() and not y[1].isnan().any()
+    assert winograd.weight_gradient(x, noise(2, 8, 24, 24, seed=4))[:, 3].isnan().all()
+
+
+def test_other_layouts_are_taken():
+    x, weight, grad = noise(2, 8, 24, 24), noise(8, 8, 3, 3, seed=2), noise(2, 8, 24, 24, seed=4)
+    as_last = [t.contiguous(memory_format=torch.channels_last) for t in (x, weight, grad)]
+    assert torch.equal(winograd.convolution(*as_last[:2], None), winograd.convolution(x, weight, None))
+    assert torch.equal(winograd.weight_gradient(as_last[0], as_last[2]), winograd.weight_gradient(x, grad))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_quick"),
+    [
+        ({}, True),
+        ({"height": 25}, False),
+        ({"width": 25}, False),
+        ({"height": 8, "width": 8}, False),
+        ({"height": 12, "width": 12}, False),
+        ({"height": 12, "width": 12, "batch": 4}, True),
+        ({"n_in": 4}, False),
+        ({"n_out": 10}, False),
+        ({"kernel": 5, "padding": 2}, False),
+        ({"padding": 0}, False),
+        ({"stride": 2}, False),
+        ({"padding_mode": "reflect"}, False),
+    ],
+)
+@pytest.mark.parametrize("learning", [True, False])
+def test_convolutions_of_the_model_go_this_way_where_it_is_quicker(monkeypatch, change, is_quick, learning):
+    given_size = {"batch": 1, "n_in": 8, "n_out": 8, "height": 24, "width": 24, "kernel": 3, "padding": 1, **change}
+    batch, n_in, n_out, height, width, kernel, padding = (given_size.pop(k) for k in list(given_size)[:7])
+    layer = Conv2d(n_in, n_out, kernel, padding=padding, **given_size)
+    x, taken, real = noise(batch, n_in, height, width), [], winograd.convolution
+    monkeypatch.setattr(winograd, "convolution", lambda *a: taken.append(1) or real(*a))
+    with torch.set_grad_enabled(learning):
+        y = layer(x)
+        assert bool(taken) == is_quick
+        with without_kernels():
+            torch.testing.assert_close(layer(x), y, rtol=1e-5, atol=1e-5)
+    assert len(taken) == is_quick
