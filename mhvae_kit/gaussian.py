@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mhvae_kit import gaussian_kernels
 from mhvae_kit.errors import InputError, explain
 
 FusionRule = Literal["precision", "scale"]
@@ -62,6 +63,8 @@ class Gaussian:
         """mean + temperature * std * noise: reparametrised, with standard-normal `noise` given by the caller."""
         if temperature == 0:
             return self.mean
+        if gaussian_kernels.is_quick_for(self.mean, self.log_std, noise):
+            return gaussian_kernels.draw(self.mean, self.log_std, noise, temperature)
         return self.mean + temperature * self.std * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -129,7 +132,10 @@ def product_of_experts(prior: Gaussian, experts: Sequence[Gaussian], rule: Fusio
             )
     if not experts:
         return prior
-    power = -2.0 if rule == "precision" else -1.0
+    power = -2 if rule == "precision" else -1
+    parts = [part for g in (prior, *experts) for part in (g.mean, g.log_std)]
+    if gaussian_kernels.is_quick_for(*parts):
+        return Gaussian(*gaussian_kernels.product(power, *parts))
     factors = [Gaussian(g.mean.float(), g.log_std.float()) for g in (prior, *experts)]
     weights = [(power * g.log_std).exp() for g in factors]
     total = torch.stack(weights).sum(0) if len(weights) > 3 else sum(weights[1:], weights[0])
@@ -148,7 +154,10 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
     Returns:
         Nats, shape (B,), float32; 0 where q equals p.
     """
-    q_mean, q_log_std, p_mean, p_log_std = (t.float() for t in (q.mean, q.log_std, p.mean, p.log_std))
+    parts = (q.mean, q.log_std, p.mean, p.log_std)
+    if gaussian_kernels.is_quick_for(*parts):
+        return gaussian_kernels.divergence(*parts)
+    q_mean, q_log_std, p_mean, p_log_std = (t.float() for t in parts)
     log_ratio = q_log_std - p_log_std
     distance = (q_mean - p_mean) * (-p_log_std).exp()
     per_element = 0.5 * ((2 * log_ratio).exp() + distance.square() - 1) - log_ratio

@@ -4,8 +4,9 @@ A plane is one channel of one image of a contiguous map (B, C, H, W): H * W neig
 core's cache, so that a norm and what follows it read and write main memory once instead of once each.
 
 - `team` says whether kernels can be used and runs them;
-- `wide` has those for the maps inside top-down cells, `heads` those for the image heads;
-- `vectors` has what they are put together from.
+- `wide` has those for the maps inside top-down cells, `heads` those for the image heads, `winograd` and
+  `winograd_gradient` 3x3 convolutions, `gaussians` the algebra of latents;
+- `vectors`, `lanes` and `tiles` have what they are put together from.
 
 Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors. What both
 must agree on stands here, as the import of a kernel compiles it.
@@ -14,3 +15,4 @@ must agree on stands here, as the import of a kernel compiles it.
 EPSILON = 1e-5  # added to the variance
 GROUP = 4  # output channels that a residual block's convolution sums up side by side
 BAND = 16  # rows that it convolves at once, few enough for what they read to stay in a core's own cache
+RUN = 4096  # values that a thread takes at once of a map that it goes through value by value

@@ -42,7 +42,7 @@ def compiled() -> dict[str, int] | None:
     The first call on a machine compiles them, for about 20 s; later ones find them in the cache folder.
     """
     try:
-        from mhvae_kit.kernels import heads, wide, winograd, winograd_gradient
+        from mhvae_kit.kernels import gaussians, heads, wide, winograd, winograd_gradient
     except ImportError as reason:
         warnings.warn(
             f"numba cannot be imported, so torch's own operations run the model, which takes longer ({reason}). "
@@ -50,7 +50,7 @@ def compiled() -> dict[str, int] | None:
             stacklevel=2,
         )
         return None
-    units = (heads, wide, winograd, winograd_gradient)
+    units = (gaussians, heads, wide, winograd, winograd_gradient)
     return {name: found.address for unit in units for name, found in vars(unit).items() if hasattr(found, "address")}
 
 

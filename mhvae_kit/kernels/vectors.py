@@ -98,10 +98,26 @@ def power_of_two(typing: Any, n: Any) -> Any:
     return types.float32(types.int32), generate
 
 
+@intrinsic
+def logarithm_parts(typing: Any, x: Any) -> Any:
+    """e and m of x = m 2^e, m from sqrt(1/2) to sqrt(2), as float32, of a positive float32 from its bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        i32 = ir.IntType(32)
+        bits = builder.bitcast(arguments[0], i32)
+        e = builder.ashr(builder.sub(bits, ir.Constant(i32, 0x3F3504F3)), ir.Constant(i32, 23))
+        m = builder.bitcast(builder.sub(bits, builder.shl(e, ir.Constant(i32, 23))), ir.FloatType())
+        return context.make_tuple(builder, signature.return_type, [builder.sitofp(e, ir.FloatType()), m])
+
+    return types.UniTuple(types.float32, 2)(types.float32), generate
+
+
 @exactly
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), to about 2e-7, in a form that compilers can vectorise (a polynomial between powers of two)."""
-    z = -x
+def power_parts(z: float) -> tuple[float, float]:
+    """p and s of exp(z) = (1 + p) * s: s a power of two, and p small enough for exp(z) - 1 to keep its digits at 0.
+
+    z counts as between -87 and 87. In a form that compilers can vectorise; to about 1e-7.
+    """
     z = f32(87.0) if z > f32(87.0) else z
     z = f32(-87.0) if z < f32(-87.0) else z
     n = nearest(z * f32(1.44269504))
@@ -113,7 +129,44 @@ def sigmoid(x: float) -> float:
     p = p * r + f32(4.1665795894e-2)
     p = p * r + f32(1.6666665459e-1)
     p = p * r + f32(5.0000001201e-1)
-    return f32(1.0) / (f32(1.0) + (p * r * r + r + f32(1.0)) * power_of_two(n))
+    return p * r * r + r, power_of_two(n)
+
+
+@exactly
+def exponential(z: float) -> float:
+    """exp(z), of z as between -87 and 87."""
+    p, s = power_parts(z)
+    return (p + f32(1.0)) * s
+
+
+@exactly
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), to about 2e-7."""
+    return f32(1.0) / (f32(1.0) + exponential(-x))
+
+
+@exactly
+def hyperbolic_tangent(x: float) -> float:
+    """tanh(x) = -e / (2 + e) with e = exp(-2 x) - 1, whose digits are kept at 0."""
+    p, s = power_parts(f32(-2.0) * abs(x))
+    e = p * s + (s - f32(1.0))
+    y = e / (f32(2.0) + e)
+    return y if x < f32(0.0) else f32(0.0) - y
+
+
+@exactly
+def logarithm(x: float) -> float:
+    """log(x) of a positive, finite x, neither below 1.2e-38; of what is not a number, not a number.
+
+    With x = m 2^e and m around 1 it is e log 2 + 2 artanh((m - 1) / (m + 1)), the latter a series that ends soon.
+    """
+    e, m = logarithm_parts(x)
+    t = (m - f32(1.0)) / (m + f32(1.0))
+    u = t * t
+    series = f32(2.0 / 9.0) * u + f32(2.0 / 7.0)
+    series = series * u + f32(2.0 / 5.0)
+    series = series * u + f32(2.0 / 3.0)
+    return e * f32(0.693147181) + (series * u * t + f32(2.0) * t) + (x - x)
 
 
 @summing

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from mhvae_kit import gaussian_kernels
 from mhvae_kit.kernels import team
 from mhvae_kit.networks import fused
 from mhvae_kit.networks.convolution import Conv2d, pointwise_product
@@ -189,6 +190,8 @@ def pointwise(channels: int, latent_channels: int) -> nn.Module:
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:
     """limit * tanh(x / limit), in float32 whatever the precision of x; keeps its result alone for the backward pass."""
+    if gaussian_kernels.is_quick_for(x):
+        return gaussian_kernels.soft_clamp(x, limit)
     return _SoftClamp.apply(x, limit)
 
 

@@ -1,0 +1,147 @@
+"""The algebra of `mhvae_kit.gaussian` for large float32 tensors on CPUs, by `mhvae_kit.kernels.gaussians`.
+
+The same functions up to rounding, each in one pass over memory forward and one backward, where torch's operations make
+a dozen and keep what they make. `mhvae_kit.gaussian` calls them; its formulas say what they compute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mhvae_kit.kernels import RUN, team
+
+VALUES_FROM = 4096  # fewer are as quick in torch, and need nothing compiled
+
+
+def is_quick_for(*tensors: Tensor) -> bool:
+    """Whether the functions of this module can take the tensors, and are quicker than torch's operations."""
+    x = tensors[0]
+    return (
+        x.numel() >= VALUES_FROM and x.ndim > 1 and all(t.shape == x.shape for t in tensors) and team.apply_to(*tensors)
+    )
+
+
+def product(power: int, *factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-std of a product from means and log-stds of its factors in turns, all (B, ...).
+
+    Args:
+        power: -2 where precisions add, -1 where inverse standard deviations do.
+        factors: mean, log_std, mean, log_std, ...
+    """
+    return _Product.apply(power, *factors)
+
+
+def divergence(q_mean: Tensor, q_log_std: Tensor, p_mean: Tensor, p_log_std: Tensor) -> Tensor:
+    """KL(q || p) of (B, ...), in nats, (B,)."""
+    return _Divergence.apply(q_mean, q_log_std, p_mean, p_log_std)
+
+
+def draw(mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """mean + temperature * std * noise, all (B, ...)."""
+    return _Draw.apply(mean, log_std, noise, temperature)
+
+
+def soft_clamp(x: Tensor, limit: float) -> Tensor:
+    """limit * tanh(x / limit)."""
+    return _SoftClamp.apply(x.contiguous(), limit)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, power: int, *factors: Tensor) -> tuple[Tensor, Tensor]:
+        places = [_placed(t) for t in factors]
+        mean, log_std = (x.new_empty(x.shape) for x in factors[:2])
+        size = mean[0].numel()
+        team.run("gaussian_product", _items(mean), len(places) // 2, power, size, mean, log_std, *_flat(places))
+        ctx.save_for_backward(mean, log_std, *(t for t, _ in places))
+        ctx.power = power
+        return mean, log_std
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_mean: Tensor, of_log_std: Tensor) -> tuple[Tensor | None, ...]:
+        mean, log_std, *factors = ctx.saved_tensors
+        out, size = mean.new_empty(len(factors), *mean.shape), mean[0].numel()
+        given = (mean, log_std, of_mean.contiguous(), of_log_std.contiguous(), out)
+        places = _flat(_placed(t) for t in factors)
+        name = "gaussian_product_gradient"
+        team.run(name, _items(mean), len(factors) // 2, ctx.power, size, len(mean), *given, *places)
+        return None, *out.unbind()
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        places = [_placed(t) for t in parts]
+        x = parts[0]
+        nats = x.new_empty(len(x), _runs(x))
+        team.run("gaussian_divergence", _items(x), x[0].numel(), nats, *_flat(places))
+        ctx.save_for_backward(*(t for t, _ in places))
+        return nats.sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        parts = ctx.saved_tensors
+        x = parts[0]
+        out, places = x.new_empty(4, *x.shape), _flat(_placed(t) for t in parts)
+        given = (x[0].numel(), len(x), grad.contiguous(), out)
+        team.run("gaussian_divergence_gradient", _items(x), *given, *places)
+        return out.unbind()
+
+
+class _Draw(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Tensor:
+        drawn, given = mean.new_empty(mean.shape), [_placed(t) for t in (mean, log_std, noise)]
+        tau = mean.new_tensor([temperature])
+        team.run("gaussian_draw", _items(mean), mean[0].numel(), tau, drawn, *_flat(given))
+        ctx.save_for_backward(mean, log_std, noise, drawn)
+        ctx.temperature = temperature
+        return drawn
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        mean, log_std, _, drawn = ctx.saved_tensors
+        of_noise = grad * log_std.exp() * ctx.temperature if ctx.needs_input_grad[2] else None
+        return grad, grad * (drawn - mean), of_noise, None
+
+
+class _SoftClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        y, bound = torch.empty_like(x), x.new_tensor([limit])
+        team.run("soft_clamp", -(-x.numel() // RUN), x, bound, y, x.numel())
+        ctx.save_for_backward(y, bound)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        y, bound = ctx.saved_tensors
+        out = torch.empty_like(y)
+        team.run("soft_clamp_gradient", -(-y.numel() // RUN), y, grad.contiguous(), bound, out, y.numel())
+        return out, None
+
+
+def _placed(x: Tensor) -> tuple[Tensor, int]:
+    """A tensor whose images' values lie together each, and the floats from one image to the next."""
+    x = x if x[0].is_contiguous() else x.contiguous()
+    return x, x.stride(0)
+
+
+def _flat(places: Any) -> list[Tensor | int]:
+    return [value for place in places for value in place]
+
+
+def _runs(x: Tensor) -> int:
+    return -(-x[0].numel() // RUN)
+
+
+def _items(x: Tensor) -> int:
+    return len(x) * _runs(x)
