@@ -39,7 +39,7 @@ def without_kernels() -> Iterator[None]:
 def compiled() -> dict[str, int] | None:
     """The kernels' addresses by name, or None where numba cannot be had.
 
-    The first call on a machine compiles them, for about 20 s; later ones find them in the cache folder.
+    The first call on a machine compiles them, for about 30 s; later ones find them in the cache folder.
     """
     try:
         from mhvae_kit.kernels import gaussians, heads, wide, winograd, winograd_gradient
