@@ -13,9 +13,7 @@ from mhvae_kit.kernels.lanes import LANES, WIDTH, copy_run, evens, load, odds, s
 from mhvae_kit.kernels.vectors import block, exactly, f32
 
 POSITIONS = 16
-HALF = (
-    WIDTH + LANES
-)  # floats kept of every other pixel of a row: one a tile, one on a side, and what vectors read beyond
+HALF = WIDTH + LANES  # every other pixel of a row: one a tile, one on a side, and what vectors read beyond
 SEEN = 2 * HALF
 AT_ONCE = 8  # channels whose rows are copied before the first is read, as a value just written is slow to read
 
@@ -23,16 +21,15 @@ AT_ONCE = 8  # channels whose rows are copied before the first is read, as a val
 @exactly
 def _row_of_tiles(x: np.ndarray, start: int, n: int, rows: np.ndarray, to: int) -> None:
     """The 2 n pixels of n tiles of a row: the first, third, ... to the second half of SEEN, the others to the first."""
+    if n < LANES:
+        for j in range(n):
+            rows[to + HALF + j], rows[to + 1 + j] = x[start + 2 * j], x[start + 2 * j + 1]
     done = 0
-    while done < n:
-        done = min(done, max(0, n - LANES))  # the last vector goes over what was done rather than beyond
-        if n < LANES:
-            for j in range(n):
-                rows[to + HALF + j], rows[to + 1 + j] = x[start + 2 * j], x[start + 2 * j + 1]
-        else:
-            a, b = load(x, start + 2 * done), load(x, start + 2 * done + LANES)
-            store(rows, to + HALF + done, evens(a, b))
-            store(rows, to + 1 + done, odds(a, b))
+    while done < n and n >= LANES:
+        done = min(done, n - LANES)  # the last vector goes over what was done rather than beyond
+        a, b = load(x, start + 2 * done), load(x, start + 2 * done + LANES)
+        store(rows, to + HALF + done, evens(a, b))
+        store(rows, to + 1 + done, odds(a, b))
         done += LANES
 
 

@@ -66,7 +66,7 @@ def winograd(arguments: Any) -> None:
     across, size = width // 2, height * width
     tiles = across * (height // 2)
     groups = (tiles + WIDTH - 1) // WIDTH
-    stride = n_in * WIDTH + LANES
+    stride = n_in * WIDTH + LANES  # as `transform` has it
     values, sums = room(POSITIONS * stride), room(POSITIONS * OUTPUTS * WIDTH)
     work = room(AT_ONCE * 4 * SEEN), room(POSITIONS * LANES)
     upper, lower = room(2 * WIDTH), room(2 * WIDTH)

@@ -145,10 +145,13 @@ def test_a_process_that_compiles_computes_the_bits_of_later_ones(tmp_path):
 import hashlib, sys, types
 sys.modules["mhvae_kit.kernels.heads"] = types.ModuleType("heads")  # compiling the other kernels is enough
 import torch
-from mhvae_kit.networks.blocks import TopDownCell
+from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
+from mhvae_kit.networks.blocks import TopDownCell, soft_clamp
 torch.manual_seed(0)
-cell, x = TopDownCell(4, 3), torch.randn(2, 4, 21, 30, requires_grad=True)
-y = cell(x)
+cell, x = TopDownCell(8, 3), torch.randn(2, 8, 24, 26, requires_grad=True)
+p, q = (Gaussian(*part.chunk(2, 1)) for part in soft_clamp(cell(x).repeat(1, 2, 1, 1), 3.0).chunk(2, 1))
+fused = product_of_experts(p, [q])
+y = fused.sample(torch.randn(2, 4, 24, 26)) * kl_divergence(fused, p)[:, None, None, None]
 found = [y, *torch.autograd.grad(y.square().sum(), [x, *cell.parameters()])]
 print(hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in found)).hexdigest())
 """
