@@ -46,8 +46,18 @@ def draw(mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Te
 
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:
-    """limit * tanh(x / limit)."""
-    return _SoftClamp.apply(x.contiguous(), limit)
+    """limit * tanh(x / limit); autograd does not see it, `soft_clamp_gradient` is its gradient."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    team.run("soft_clamp", -(-x.numel() // RUN), x, x.new_tensor([limit]), y, x.numel())
+    return y
+
+
+def soft_clamp_gradient(y: Tensor, grad: Tensor, limit: float) -> Tensor:
+    """Gradient of what was clamped to y, from that of y."""
+    out = torch.empty_like(y)
+    team.run("soft_clamp_gradient", -(-y.numel() // RUN), y, grad.contiguous(), y.new_tensor([limit]), out, y.numel())
+    return out
 
 
 class _Product(torch.autograd.Function):
@@ -110,23 +120,6 @@ class _Draw(torch.autograd.Function):
         mean, log_std, _, drawn = ctx.saved_tensors
         of_noise = grad * log_std.exp() * ctx.temperature if ctx.needs_input_grad[2] else None
         return grad, grad * (drawn - mean), of_noise, None
-
-
-class _SoftClamp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
-        y, bound = torch.empty_like(x), x.new_tensor([limit])
-        team.run("soft_clamp", -(-x.numel() // RUN), x, bound, y, x.numel())
-        ctx.save_for_backward(y, bound)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        y, bound = ctx.saved_tensors
-        out = torch.empty_like(y)
-        team.run("soft_clamp_gradient", -(-y.numel() // RUN), y, grad.contiguous(), bound, out, y.numel())
-        return out, None
 
 
 def _placed(x: Tensor) -> tuple[Tensor, int]:

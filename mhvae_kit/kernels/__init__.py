@@ -16,3 +16,5 @@ EPSILON = 1e-5  # added to the variance
 GROUP = 4  # output channels that a residual block's convolution sums up side by side
 BAND = 16  # rows that it convolves at once, few enough for what they read to stay in a core's own cache
 RUN = 4096  # values that a thread takes at once of a map that it goes through value by value
+OUTPUTS = 4  # output channels of a 3x3 convolution that are summed up side by side, in registers
+POSITIONS = 16  # of Winograd's scheme, for which it has a product each

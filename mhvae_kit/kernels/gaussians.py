@@ -33,18 +33,32 @@ def _part(address: int, stride: int, image: int, first: int, n: int) -> np.ndarr
 
 
 @exactly
-def _add_factor(
-    mean: np.ndarray, log_std: np.ndarray, power: float, weights: np.ndarray, weighted: np.ndarray, is_first: bool
-) -> None:
-    if is_first:
-        for i in range(len(mean)):
-            weights[i] = exponential(power * log_std[i])
-            weighted[i] = weights[i] * mean[i]
-    else:
-        for i in range(len(mean)):
-            weight = exponential(power * log_std[i])
-            weights[i] += weight
-            weighted[i] += weight * mean[i]
+def _place(item: int, size: int) -> tuple[int, int, int]:
+    """The image that an item lies in, its first value there, and how many they are."""
+    runs = (size + RUN - 1) // RUN
+    first = item % runs * RUN
+    return item // runs, first, min(RUN, size - first)
+
+
+@exactly
+def _four_parts(
+    places: np.ndarray, image: int, first: int, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`_part` of four tensors, from their addresses and strides in turns."""
+    return (
+        _part(places[0], places[1], image, first, n),
+        _part(places[2], places[3], image, first, n),
+        _part(places[4], places[5], image, first, n),
+        _part(places[6], places[7], image, first, n),
+    )
+
+
+@exactly
+def _add_factor(mean: np.ndarray, log_std: np.ndarray, power: float, weights: np.ndarray, weighted: np.ndarray) -> None:
+    for i in range(len(mean)):
+        weight = exponential(power * log_std[i])
+        weights[i] += weight
+        weighted[i] += weight * mean[i]
 
 
 @exactly
@@ -60,26 +74,18 @@ def gaussian_product(arguments: Any) -> None:
     """Mean and log-std of the product of n factors, whose weights are exp(power * log-std)."""
     counter, items, n, power, size, out_mean, out_log_std = carray(arguments, (7,))
     factors = carray(arguments, (7 + 4 * n,))[7:]
-    runs = (size + RUN - 1) // RUN
     i = taken(counter)
     while i < items:
-        image, first = i // runs, i % runs * RUN
-        some = min(RUN, size - first)
+        image, first, some = _place(i, size)
         mean, log_std = _part(out_mean, size, image, first, some), _part(out_log_std, size, image, first, some)
+        mean[:], log_std[:] = f32(0.0), f32(0.0)
         for k in range(n):
-            of_mean, mean_stride, of_log_std, log_std_stride = (
-                factors[4 * k],
-                factors[4 * k + 1],
-                factors[4 * k + 2],
-                factors[4 * k + 3],
-            )
             _add_factor(
-                _part(of_mean, mean_stride, image, first, some),
-                _part(of_log_std, log_std_stride, image, first, some),
+                _part(factors[4 * k], factors[4 * k + 1], image, first, some),
+                _part(factors[4 * k + 2], factors[4 * k + 3], image, first, some),
                 f32(power),
                 log_std,
                 mean,
-                k == 0,
             )
         _normalised(log_std, mean, f32(power))
         i = taken(counter)
@@ -108,11 +114,9 @@ def gaussian_product_gradient(arguments: Any) -> None:
     """Gradients of all factors' means and log-stds, (n, 2, B, size), from the product and those of its two parts."""
     counter, items, n, power, size, images, fused, fused_log_std, behind, behind_log_std, out = carray(arguments, (11,))
     factors = carray(arguments, (11 + 4 * n,))[11:]
-    runs = (size + RUN - 1) // RUN
     i = taken(counter)
     while i < items:
-        image, first = i // runs, i % runs * RUN
-        some = min(RUN, size - first)
+        image, first, some = _place(i, size)
         product = _part(fused, size, image, first, some), _part(fused_log_std, size, image, first, some)
         given = _part(behind, size, image, first, some), _part(behind_log_std, size, image, first, some)
         for k in range(n):
@@ -129,7 +133,8 @@ def gaussian_product_gradient(arguments: Any) -> None:
 
 
 @summing
-def _nats(q_mean: np.ndarray, q_log_std: np.ndarray, p_mean: np.ndarray, p_log_std: np.ndarray) -> float:
+def _nats(parts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> float:
+    q_mean, q_log_std, p_mean, p_log_std = parts
     nats = f32(0.0)
     for i in range(len(q_mean)):
         log_ratio = q_log_std[i] - p_log_std[i]
@@ -142,30 +147,22 @@ def _nats(q_mean: np.ndarray, q_log_std: np.ndarray, p_mean: np.ndarray, p_log_s
 @kernel
 def gaussian_divergence(arguments: Any) -> None:
     """KL(q || p) of each run of values, (B, runs)."""
-    counter, items, size, out, q_mean, a, q_log_std, b, p_mean, c, p_log_std, d = carray(arguments, (12,))
-    runs = (size + RUN - 1) // RUN
+    counter, items, size, out = carray(arguments, (4,))
+    places = carray(arguments, (12,))[4:]
     i = taken(counter)
     while i < items:
-        image, first = i // runs, i % runs * RUN
-        some = min(RUN, size - first)
-        block(out, i, 1)[0] = _nats(
-            _part(q_mean, a, image, first, some),
-            _part(q_log_std, b, image, first, some),
-            _part(p_mean, c, image, first, some),
-            _part(p_log_std, d, image, first, some),
-        )
+        image, first, some = _place(i, size)
+        block(out, i, 1)[0] = _nats(_four_parts(places, image, first, some))
         i = taken(counter)
 
 
 @exactly
 def _nats_gradient(
-    q_mean: np.ndarray,
-    q_log_std: np.ndarray,
-    p_mean: np.ndarray,
-    p_log_std: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     behind: float,
     out: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
+    q_mean, q_log_std, p_mean, p_log_std = parts
     of_q_mean, of_q_log_std, of_p_mean, of_p_log_std = out
     for i in range(len(q_mean)):
         ratio = exponential(q_log_std[i] - p_log_std[i])
@@ -181,27 +178,18 @@ def _nats_gradient(
 @kernel
 def gaussian_divergence_gradient(arguments: Any) -> None:
     """Gradients of q's mean and log-std and of p's, (4, B, size), from those of each image's nats (B)."""
-    counter, items, size, images, behind, out, q_mean, a, q_log_std, b, p_mean, c, p_log_std, d = carray(
-        arguments, (14,)
-    )
-    runs = (size + RUN - 1) // RUN
+    counter, items, size, images, behind, out = carray(arguments, (6,))
+    places = carray(arguments, (14,))[6:]
     i = taken(counter)
     while i < items:
-        image, first = i // runs, i % runs * RUN
-        some = min(RUN, size - first)
-        _nats_gradient(
-            _part(q_mean, a, image, first, some),
-            _part(q_log_std, b, image, first, some),
-            _part(p_mean, c, image, first, some),
-            _part(p_log_std, d, image, first, some),
-            block(behind, image, 1)[0],
-            (
-                _part(out, size, image, first, some),
-                _part(out, size, images + image, first, some),
-                _part(out, size, 2 * images + image, first, some),
-                _part(out, size, 3 * images + image, first, some),
-            ),
+        image, first, some = _place(i, size)
+        made = (
+            _part(out, size, image, first, some),
+            _part(out, size, images + image, first, some),
+            _part(out, size, 2 * images + image, first, some),
+            _part(out, size, 3 * images + image, first, some),
         )
+        _nats_gradient(_four_parts(places, image, first, some), block(behind, image, 1)[0], made)
         i = taken(counter)
 
 
@@ -215,11 +203,9 @@ def _draw(mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray, temperature:
 def gaussian_draw(arguments: Any) -> None:
     """mean + temperature * std * noise; the temperature is a value at an address."""
     counter, items, size, temperature, out, mean, a, log_std, b, noise, c = carray(arguments, (11,))
-    runs = (size + RUN - 1) // RUN
     i = taken(counter)
     while i < items:
-        image, first = i // runs, i % runs * RUN
-        some = min(RUN, size - first)
+        image, first, some = _place(i, size)
         _draw(
             _part(mean, a, image, first, some),
             _part(log_std, b, image, first, some),
@@ -237,9 +223,8 @@ def soft_clamp(arguments: Any) -> None:
     bound = block(limit, 0, 1)[0]
     i = taken(counter)
     while i < items:
-        first = i * RUN
-        some = min(RUN, size - first)
-        values, made = _part(x, 0, 0, first, some), _part(out, 0, 0, first, some)
+        image, first, some = _place(i, size)
+        values, made = _part(x, size, image, first, some), _part(out, size, image, first, some)
         for k in range(some):
             made[k] = bound * hyperbolic_tangent(values[k] / bound)
         i = taken(counter)
@@ -252,12 +237,11 @@ def soft_clamp_gradient(arguments: Any) -> None:
     bound = block(limit, 0, 1)[0]
     i = taken(counter)
     while i < items:
-        first = i * RUN
-        some = min(RUN, size - first)
+        image, first, some = _place(i, size)
         values, given, made = (
-            _part(y, 0, 0, first, some),
-            _part(behind, 0, 0, first, some),
-            _part(out, 0, 0, first, some),
+            _part(y, size, image, first, some),
+            _part(behind, size, image, first, some),
+            _part(out, size, image, first, some),
         )
         for k in range(some):
             share = values[k] / bound

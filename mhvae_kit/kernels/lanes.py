@@ -14,12 +14,12 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
+from mhvae_kit.kernels import OUTPUTS
 from mhvae_kit.kernels.vectors import exactly
 
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 ACROSS = 3  # vectors side by side in a block product: with OUTPUTS rows of them the sums fit into the registers
 WIDTH = ACROSS * LANES
-OUTPUTS = 4
 
 _I32 = ir.IntType(32)
 _VALUES = ir.VectorType(ir.FloatType(), LANES)

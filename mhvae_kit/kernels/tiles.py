@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mhvae_kit.kernels import POSITIONS
 from mhvae_kit.kernels.lanes import LANES, WIDTH, copy_run, evens, load, odds, store
 from mhvae_kit.kernels.vectors import block, exactly, f32
 
-POSITIONS = 16
 HALF = WIDTH + LANES  # every other pixel of a row: one a tile, one on a side, and what vectors read beyond
 SEEN = 2 * HALF
 AT_ONCE = 8  # channels whose rows are copied before the first is read, as a value just written is slow to read
@@ -131,3 +131,10 @@ def transform(
             for k in range(some):
                 _channel_transformed(rows, 4 * SEEN * k, n, out, to + (c + k) * apart + t - first, stride, spare)
         t += n
+
+
+@exactly
+def run_of_image(t: int, last: int, tiles: int) -> tuple[int, int, int]:
+    """Of tiles counted through all images of so many: the image of t, its first tile there, and the end there."""
+    image, start = t // tiles, t % tiles
+    return image, start, min(tiles, start + last - t)

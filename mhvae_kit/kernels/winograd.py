@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from mhvae_kit.kernels import OUTPUTS, POSITIONS
 from mhvae_kit.kernels.lanes import (
     LANES,
-    OUTPUTS,
     WIDTH,
     block_product,
     copy_run,
@@ -27,7 +27,7 @@ from mhvae_kit.kernels.lanes import (
     spread,
     store,
 )
-from mhvae_kit.kernels.tiles import AT_ONCE, POSITIONS, SEEN, run_of_tiles, transform
+from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, run_of_tiles, transform
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from mhvae_kit.kernels import POSITIONS
 from mhvae_kit.kernels.lanes import (
     LANES,
     WIDTH,
@@ -24,7 +25,7 @@ from mhvae_kit.kernels.lanes import (
     spread,
     store,
 )
-from mhvae_kit.kernels.tiles import AT_ONCE, POSITIONS, SEEN, run_of_tiles, transform
+from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, run_of_image, run_of_tiles, transform
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 
 STRETCH = 12 * LANES  # tiles that are summed up in registers
@@ -141,8 +142,7 @@ def winograd_gradient(arguments: Any) -> None:
                 m[:] = f32(0.0)
             t = first
             while t < last:  # image by image
-                image, start = t // tiles, t % tiles
-                end = min(tiles, start + last - t)
+                image, start, end = run_of_image(t, last, tiles)
                 for o in range(some):
                     plane = block(grad, image * n_out + chunk * some + o, size)
                     _spread(plane, width, start, end, rows, m, o * STRETCH + t - first, m_stride)
@@ -151,8 +151,7 @@ def winograd_gradient(arguments: Any) -> None:
                 channels = min(CHANNELS, n_in - c)
                 t = first
                 while t < last:
-                    image, start = t // tiles, t % tiles
-                    end = min(tiles, start + last - t)
+                    image, start, end = run_of_image(t, last, tiles)
                     place = x + 4 * (image * n_in + c) * size
                     transform(place, channels, height, width, start, end, work, v, t - first, STRETCH)
                     t += end - start

@@ -190,15 +190,14 @@ def pointwise(channels: int, latent_channels: int) -> nn.Module:
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:
     """limit * tanh(x / limit), in float32 whatever the precision of x; keeps its result alone for the backward pass."""
-    if gaussian_kernels.is_quick_for(x):
-        return gaussian_kernels.soft_clamp(x, limit)
     return _SoftClamp.apply(x, limit)
 
 
 class _SoftClamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
-        y = (x.float() / limit).tanh_().mul_(limit)
+        quick = gaussian_kernels.is_quick_for(x)
+        y = gaussian_kernels.soft_clamp(x, limit) if quick else (x.float() / limit).tanh_().mul_(limit)
         ctx.save_for_backward(y)
         ctx.limit, ctx.dtype = limit, x.dtype
         return y
@@ -207,6 +206,8 @@ class _SoftClamp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
+        if y.dtype == ctx.dtype and gaussian_kernels.is_quick_for(y, grad):
+            return gaussian_kernels.soft_clamp_gradient(y, grad, ctx.limit), None
         slope = torch.addcmul(torch.ones((), device=y.device), y, y, value=-1 / ctx.limit**2)
         return (grad * slope).to(ctx.dtype), None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mhvae_kit.kernels import team
+from mhvae_kit.kernels import OUTPUTS, POSITIONS, team
 from mhvae_kit.kernels.team import plane_size
 
 CHANNELS_FROM = 8  # of input and output
@@ -27,7 +27,7 @@ def is_quick_for(x: Tensor, weight: Tensor, padding: int, groups: int) -> bool:
         size == [3, 3]
         and padding == groups == 1
         and min(n_in, n_out) >= CHANNELS_FROM
-        and n_out % 4 == n_in % 2 == 0
+        and n_out % OUTPUTS == n_in % 2 == 0
         and x.shape[2] % 2 == x.shape[3] % 2 == 0
         and tiles >= TILES_FROM
         and tiles * len(x) >= TILES_OF_ALL
@@ -45,10 +45,10 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, D, H, W).
     """
-    from mhvae_kit.kernels.lanes import OUTPUTS, WIDTH  # needs numba
+    from mhvae_kit.kernels.lanes import WIDTH  # needs numba
 
     x, (n_out, n_in) = x.contiguous(), weight.shape[:2]
-    filters = x.new_empty(n_out // OUTPUTS, 16, n_in, OUTPUTS)
+    filters = x.new_empty(n_out // OUTPUTS, POSITIONS, n_in, OUTPUTS)
     team.run("winograd_filters", n_out // OUTPUTS, weight.contiguous(), filters, n_in)
     y = x.new_empty(len(x), n_out, *x.shape[2:])
     items, parts = len(x) * -(-(plane_size(x) // 4) // WIDTH), 1
