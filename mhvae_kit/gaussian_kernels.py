@@ -21,7 +21,11 @@ def is_quick_for(*tensors: Tensor) -> bool:
     """Whether the functions of this module can take the tensors, and are quicker than torch's operations."""
     x = tensors[0]
     return (
-        x.numel() >= VALUES_FROM and x.ndim > 1 and all(t.shape == x.shape for t in tensors) and team.apply_to(*tensors)
+        x.numel() >= VALUES_FROM
+        and x.ndim > 1
+        and all(t.shape == x.shape for t in tensors)
+        and team.are_plain(*tensors)
+        and team.can_run()
     )
 
 

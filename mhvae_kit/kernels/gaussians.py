@@ -221,12 +221,13 @@ def soft_clamp(arguments: Any) -> None:
     """limit * tanh(x / limit) of all values; the limit is a value at an address."""
     counter, items, x, limit, out, size = carray(arguments, (6,))
     bound = block(limit, 0, 1)[0]
+    inverse = f32(1.0) / bound
     i = taken(counter)
     while i < items:
         image, first, some = _place(i, size)
         values, made = _part(x, size, image, first, some), _part(out, size, image, first, some)
         for k in range(some):
-            made[k] = bound * hyperbolic_tangent(values[k] / bound)
+            made[k] = bound * hyperbolic_tangent(values[k] * inverse)
         i = taken(counter)
 
 

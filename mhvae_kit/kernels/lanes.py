@@ -110,6 +110,7 @@ def _chosen(lanes: Sequence[int]) -> Any:
 
 _sum = _of_two(lambda builder, x, y: builder.fadd(x, y))
 _difference = _of_two(lambda builder, x, y: builder.fsub(x, y))
+product = _of_two(lambda builder, x, y: builder.fmul(x, y))
 # Of two vectors that lie behind each other: every other value, from the first or the second on.
 evens = _chosen(range(0, 2 * LANES, 2))
 odds = _chosen(range(1, 2 * LANES, 2))

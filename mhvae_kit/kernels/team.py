@@ -9,13 +9,13 @@ import contextlib
 import ctypes
 import functools
 import warnings
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,13 +36,13 @@ def without_kernels() -> Iterator[None]:
 
 
 @functools.cache
-def compiled() -> dict[str, int] | None:
-    """The kernels' addresses by name, or None where numba cannot be had.
+def known() -> dict[str, Any] | None:
+    """The kernels by name, or None where numba cannot be had.
 
-    The first call on a machine compiles them, for about 30 s; later ones find them in the cache folder.
+    A kernel's first use on a machine compiles it, for one to five seconds; later ones find it in the cache folder.
     """
     try:
-        from mhvae_kit.kernels import gaussians, heads, wide, winograd, winograd_gradient
+        from mhvae_kit.kernels import channels_last, gates, gaussians, heads, layouts, wide, winograd, winograd_gradient
     except ImportError as reason:
         warnings.warn(
             f"numba cannot be imported, so torch's own operations run the model, which takes longer ({reason}). "
@@ -50,19 +50,24 @@ def compiled() -> dict[str, int] | None:
             stacklevel=2,
         )
         return None
-    units = (gaussians, heads, wide, winograd, winograd_gradient)
-    return {name: found.address for unit in units for name, found in vars(unit).items() if hasattr(found, "address")}
+    units = (channels_last, gates, gaussians, heads, layouts, wide, winograd, winograd_gradient)
+    return {name: found for unit in units for name, found in vars(unit).items() if type(found).__name__ == "kernel"}
 
 
 def apply_to(x: Tensor, *others: Tensor) -> bool:
     """Whether kernels can work on a map and its parameters: float32 without autocast on a CPU."""
+    return not torch.is_autocast_enabled("cpu") and are_plain(x, *others) and can_run()
+
+
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether tensors are float32 on a CPU."""
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+
+
+def can_run() -> bool:
+    """Whether kernels can be had and are wanted here."""
     return (
-        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, *others))
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and _switched_on.get()
-        and compiled() is not None
+        not torch.compiler.is_compiling() and not torch.jit.is_tracing() and _switched_on.get() and known() is not None
     )
 
 
@@ -88,10 +93,12 @@ def run(name: str, items: int, *arguments: Tensor | int) -> None:
     """
     if not items:
         return
-    given = [t.data_ptr() if isinstance(t, Tensor) else t for t in arguments]
-    work = np.array([0, items, *given, 0], np.int64)  # the last is the counter from which threads take items
-    work[0] = work.ctypes.data + work.itemsize * (len(work) - 1)
-    _team()(compiled()[name], work.ctypes.data, min(torch.get_num_threads(), items))
+    work = array("q", (0, items))
+    work.extend(t if isinstance(t, int) else t.data_ptr() for t in arguments)
+    work.append(0)  # the counter from which threads take items
+    start, n = work.buffer_info()
+    work[0] = start + work.itemsize * (n - 1)
+    _team()(known()[name].address, start, min(torch.get_num_threads(), items))
     if work[-1] < items:
         raise MemoryError(f"no memory for the kernel {name!r}: a smaller batch or image needs less")
 

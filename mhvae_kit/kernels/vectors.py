@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -43,14 +44,22 @@ def _cache_folder() -> Path | None:
 _CACHE = _cache_folder()
 
 
-def kernel(function: Callable[[Any], None]) -> Any:
-    """Compile a function of a pointer to 64-bit integers, or take it from the cache; `address` is what C calls."""
-    before = numba.config.CACHE_DIR
-    try:
-        numba.config.CACHE_DIR = str(_CACHE or before)
-        return cfunc(types.void(types.CPointer(types.int64)), cache=_CACHE is not None)(function)
-    finally:
-        numba.config.CACHE_DIR = before
+class kernel:
+    """A function of a pointer to 64-bit integers, compiled or taken from the cache when its address is first read."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self.function = function
+
+    @functools.cached_property
+    def address(self) -> int:
+        """What C calls."""
+        before = numba.config.CACHE_DIR
+        try:
+            numba.config.CACHE_DIR = str(_CACHE or before)
+            self._compiled = cfunc(types.void(types.CPointer(types.int64)), cache=_CACHE is not None)(self.function)
+        finally:
+            numba.config.CACHE_DIR = before
+        return self._compiled.address
 
 
 @intrinsic

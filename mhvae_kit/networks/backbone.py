@@ -98,7 +98,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 1, H, W) to the skips, fine to coarse, and the flattened bottleneck (B, D)."""
-        x = laid_out(self.first(image))
+        x = laid_out(self.first(laid_out(image)))
         skips = []
         for cell, down in zip(self.cells[:-1], self.down, strict=True):
             x = cell(x)

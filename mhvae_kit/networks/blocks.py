@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mhvae_kit import gaussian_kernels
 from mhvae_kit.kernels import team
-from mhvae_kit.networks import fused
+from mhvae_kit.networks import bfloat16, fused
 from mhvae_kit.networks.convolution import Conv2d, pointwise_product
-from mhvae_kit.networks.inference import added, in_parts, laid_out, without_gradients
+from mhvae_kit.networks.inference import added, in_parts, laid_out, wide_convolution, without_gradients
 from mhvae_kit.networks.normalisation import instance_norm, norm_silu, norm_silu_convolution
 from mhvae_kit.networks.residual import is_quick_for, residual
 
@@ -44,9 +44,20 @@ class SqueezeExcitation(nn.Module):
         """(B, C, H, W) to the same shape."""
         return x * self.factor(x)[:, :, None, None]
 
-    def projected(self, x: Tensor, projection: nn.Module) -> Tensor:
-        """`projection(self(x))` of a 1x1 convolution, (B, C, H, W) to (B, D, H, W)."""
+    def projected(self, x: Tensor, projection: nn.Module, sums: Tensor | None = None) -> Tensor:
+        """`projection(self(x))` of a 1x1 convolution, (B, C, H, W) to (B, D, H, W).
+
+        `sums` of the channels of x may be given where `bfloat16` makes x.
+        """
+        if bfloat16.applies_to(x):
+            return bfloat16.gated_product(x, sums, self.squeeze, self.excite, projection)
         return pointwise_product(x, projection.weight, projection.bias, self.factor(x))
+
+    def onto(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + self(y), both (B, C, H, W)."""
+        if bfloat16.applies_to(y):
+            return bfloat16.gated_onto(x, y, self.squeeze, self.excite)
+        return torch.addcmul(x, y, self.factor(y)[:, :, None, None])
 
 
 class WideBlock(nn.Module):
@@ -103,7 +114,7 @@ class ResidualSECell(WideBlock):
 
     def _forward(self, x: Tensor) -> Tensor:
         y = norm_silu_convolution(norm_silu_convolution(x, self.conv1), self.conv2)
-        return torch.addcmul(x, y, self.gate.factor(y)[:, :, None, None])
+        return self.gate.onto(x, y)
 
 
 class MobileNetV2Cell(WideBlock):
@@ -147,6 +158,10 @@ class TopDownCell(WideBlock):
         if team.apply_to(y, self.depthwise.weight):
             y = fused.norm_silu_depthwise(y, self.depthwise)
             return added(x, fused.norm_silu_gated(y, self.gate.squeeze, self.gate.excite, self.project))
+        if bfloat16.applies_to(y) and y.shape[1] >= bfloat16.lanes():
+            wide = bfloat16.norm_silu_depthwise(y, self.depthwise)
+            active, sums = bfloat16.norm_silu(wide, out=wide.values)
+            return added(x, self.gate.projected(active, self.project, sums))
         y = self.depthwise(norm_silu(y))
         return added(x, self.gate.projected(norm_silu(y), self.project))
 
@@ -179,7 +194,10 @@ class ExpertHead(WideBlock):
         return self._run(feature, skip, channels=2 * feature.shape[1])
 
     def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
-        y = norm_silu_convolution(torch.cat((feature, skip), 1), self.conv1)
+        if bfloat16.applies_to(feature) and skip.dtype == feature.dtype:
+            y = self.conv1(bfloat16.norm_silu_of_both(feature, skip))
+        else:
+            y = norm_silu_convolution(torch.cat((feature, skip), 1), self.conv1)
         return self.gate.projected(norm_silu_convolution(y, self.conv2), self.project)
 
 
@@ -196,8 +214,12 @@ def soft_clamp(x: Tensor, limit: float) -> Tensor:
 class _SoftClamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
-        quick = gaussian_kernels.is_quick_for(x)
-        y = gaussian_kernels.soft_clamp(x, limit) if quick else (x.float() / limit).tanh_().mul_(limit)
+        if gaussian_kernels.is_quick_for(x):
+            y = gaussian_kernels.soft_clamp(x, limit)
+        elif x.ndim == 4 and bfloat16.applies_to(x):
+            y = bfloat16.soft_clamp(x, limit)
+        else:
+            y = (x.float() / limit).tanh_().mul_(limit)
         ctx.save_for_backward(y)
         ctx.limit, ctx.dtype = limit, x.dtype
         return y
@@ -244,5 +266,9 @@ class ImageHead(WideBlock):
         return self._run(z1.contiguous(), channels=self.conv.out_channels)
 
     def _forward(self, z1: Tensor) -> Tensor:
-        y = self.conv(self.blocks(self.widen(z1)))
+        z1 = self.widen(z1)
+        if bfloat16.is_on(z1) and bfloat16.fits(z1):
+            y = bfloat16.image_head(z1, self.blocks, self.conv, self.to_image.padding[0])
+            return wide_convolution(y, self.to_image.weight, self.to_image.bias).float().tanh()
+        y = self.conv(self.blocks(z1))
         return self.to_image(F.leaky_relu(instance_norm(y), 0.2, inplace=without_gradients(y))).float().tanh()

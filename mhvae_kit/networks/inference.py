@@ -1,8 +1,8 @@
 """What makes a forward pass without gradients quick on CPUs; with gradients, or on a GPU, none of it applies.
 
-- In bfloat16 large maps are laid out channels-last: depthwise convolutions, upsampling and 1x1 convolutions then read
-  whole cache lines; small maps and the image heads are quicker the other way, and so is float32, for which
-  `mhvae_kit.kernels` has loops.
+- In bfloat16 maps are laid out channels-last, as processors' instructions for it want them, and
+  `mhvae_kit.networks.bfloat16` has what lies between convolutions. Without its kernels small maps and the image heads
+  are not, as torch's norms are slow there.
 - A batch goes through the widest blocks a few images at a time, so that their buffers stay in the cache and are small
   enough for the C library to reuse.
 - Results are written over a block's own intermediate values.
@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mhvae_kit.networks import bfloat16
 
 CHANNELS_LAST_FROM = 48 * 48  # pixels of a map
 CACHED_BYTES = 16 * 2**20  # of the widest intermediate map of a block
@@ -37,6 +39,8 @@ def laid_out(x: Tensor, scale: int = 1) -> Tensor:
     """
     if not without_gradients(x) or not torch.is_autocast_enabled("cpu"):
         return x
+    if bfloat16.is_on(x):
+        return bfloat16.laid(x)
     large = scale * scale * x.shape[2] * x.shape[3] >= CHANNELS_LAST_FROM
     return x.contiguous(memory_format=torch.channels_last if large else torch.contiguous_format)
 
@@ -51,7 +55,8 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor, channels: int, l
         limit: Bytes of that map in each part, at least one image's; None = CACHED_BYTES.
     """
     x = tensors[0]
-    images = max(1, (CACHED_BYTES if limit is None else limit) // (4 * channels * x.shape[2] * x.shape[3]))
+    size = 2 if bfloat16.is_on(x) else 4
+    images = max(1, (CACHED_BYTES if limit is None else limit) // (size * channels * x.shape[2] * x.shape[3]))
     if images >= len(x):
         return function(*tensors)
     return torch.cat([function(*parts) for parts in zip(*(t.split(images) for t in tensors), strict=True)])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mhvae_kit.kernels import EPSILON, team
-from mhvae_kit.networks import fused
+from mhvae_kit.networks import bfloat16, fused
 from mhvae_kit.networks.inference import without_gradients
 
 
@@ -16,6 +16,8 @@ def instance_norm(x: Tensor) -> Tensor:
 
     Written as a group norm with one channel a group: the same function, with a faster kernel on CPUs.
     """
+    if bfloat16.applies_to(x):
+        return bfloat16.norm_leaky(x)
     if x.is_cuda:  # autocast would turn the map into float32 there; the kernel sums up in float32 as it is
         with torch.autocast("cuda", enabled=False):
             return F.group_norm(x, x.shape[1], eps=EPSILON)
@@ -26,6 +28,8 @@ def norm_silu(x: Tensor) -> Tensor:
     """Instance norm, then SiLU (Swish)."""
     if team.apply_to(x):
         return fused.norm_silu(x)
+    if bfloat16.applies_to(x):
+        return bfloat16.norm_silu(x)[0]
     return F.silu(instance_norm(x), inplace=without_gradients(x))
 
 

@@ -101,7 +101,7 @@ def test_without_numba_torch_does_the_work_and_one_sentence_says_so(monkeypatch)
     monkeypatch.setitem(sys.modules, "mhvae_kit.kernels.heads", None)
     monkeypatch.delattr("mhvae_kit.kernels.wide", raising=False)
     monkeypatch.delattr("mhvae_kit.kernels.heads", raising=False)
-    team.compiled.cache_clear()
+    team.known.cache_clear()
     try:
         with pytest.warns(UserWarning, match="pip install numba"):
             assert not team.apply_to(noise(1, 2, 3, 3))
@@ -109,7 +109,7 @@ def test_without_numba_torch_does_the_work_and_one_sentence_says_so(monkeypatch)
             warnings.simplefilter("error")
             assert not team.apply_to(noise(1, 2, 3, 3))
     finally:
-        team.compiled.cache_clear()
+        team.known.cache_clear()
 
 
 def test_a_cache_folder_that_cannot_be_made_costs_time_alone(tmp_path):
@@ -128,6 +128,7 @@ source = Path("made_here.py")
 source.write_text("from mhvae_kit.kernels.vectors import kernel\\n@kernel\\ndef nothing(arguments):\\n    pass\\n")
 import sys; sys.path.insert(0, ".")
 import made_here
+assert made_here.nothing.address
 print(vectors._CACHE)
 """
     environment = {**os.environ, "MHVAE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mhvae_kit import MHVAE, MVAE, MHVAEConfig
+from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.networks import blocks, inference, normalisation
 
-# Three levels from 64 px: in bfloat16 the upper two are stored channels-last, the coarsest is not.
 SIZES = {"image_size": (64, 96), "levels": 3, "base_channels": 8, "max_channels": 16, "decoder_blocks": 1}
 CONFIGS = {
     "plain": MHVAEConfig(**SIZES),
@@ -147,9 +147,16 @@ def test_the_norm_of_a_large_map_keeps_its_digits_far_from_zero(layout):
         assert (normalisation.norm_silu(x) - exact).abs().max() < 2e-6
 
 
-def test_large_maps_change_their_layout_in_bfloat16_and_no_value():
-    x = noise(2, 8, 48, 48)
+def test_in_bfloat16_every_map_is_stored_channels_last():
+    x = noise(2, 8, 24, 24)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert inference.is_channels_last(inference.laid_out(x))
+        assert torch.equal(inference.laid_out(x), x.bfloat16())
+
+
+def test_without_kernels_large_maps_change_their_layout_in_bfloat16_and_no_value():
+    x = noise(2, 8, 48, 48)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), without_kernels():
         assert inference.is_channels_last(inference.laid_out(x))
         assert torch.equal(inference.laid_out(x), x)
         assert not inference.is_channels_last(inference.laid_out(x[:, :, :24, :24]))

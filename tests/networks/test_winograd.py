@@ -159,7 +159,7 @@ real = binding.get_host_cpu_features
 binding.get_host_cpu_features = lambda: {{"avx512f": not real().get("avx512f", False)}}
 from mhvae_kit.kernels import lanes
 binding.get_host_cpu_features = real
-for other in ("gaussians", "heads", "wide"):  # need no compilation here
+for other in ("channels_last", "gates", "gaussians", "heads", "layouts", "wide"):  # need no compilation here
     sys.modules["mhvae_kit.kernels." + other] = types.ModuleType(other)
 print(lanes.LANES, "lanes")
 import pytest

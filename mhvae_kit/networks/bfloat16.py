@@ -1,0 +1,243 @@
+"""What lies between the convolutions of bfloat16 maps without gradients, by `mhvae_kit.kernels.channels_last`, `gates`.
+
+Under `torch.autocast("cpu", torch.bfloat16)` a processor with bfloat16 instructions computes convolutions so quickly
+that most of the time would go into norms, activations and copies. The functions compute what the cells of
+`mhvae_kit.networks.blocks` say, in float32 inside, and round once where a map is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mhvae_kit.kernels import team
+from mhvae_kit.kernels.team import plane_size
+
+BANDS = 8  # into which an image is cut at most, so that threads share it; not by threads, as sums would change
+ROWS = 4  # of a band at least
+BAND = 24  # rows that a depthwise filter goes through at once: 192 pixels of 96 channels, in and out, are 1.8 MB
+NARROW = 64  # pixels of a row, up to which a depthwise filter works on two vectors of channels at a time
+LEAKY, RELU, LINEAR = 2, 0, 10  # slopes below 0, in tenths
+
+
+class Map(NamedTuple):
+    """A bfloat16 map (B, C, H, W), stored channels-last, with the totals of its channels as the kernels write them."""
+
+    values: Tensor
+    totals: Tensor
+
+
+def is_on(x: Tensor) -> bool:
+    """Whether the kernels are wanted: bfloat16 by autocast on a CPU, and no gradient will be asked for."""
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and team.can_run()
+    )
+
+
+def applies_to(x: Tensor) -> bool:
+    """Whether the kernels can take a bfloat16 map (B, C, H, W)."""
+    return x.dtype == torch.bfloat16 and is_on(x) and fits(x)
+
+
+def fits(x: Tensor) -> bool:
+    """Whether a map's rows can be cut into vectors of whole pixels or of one pixel's channels."""
+    channels, n = x.shape[1], lanes()
+    return channels % n == 0 or (n % channels == 0 and x.shape[3] * channels % n == 0)
+
+
+@functools.cache
+def lanes() -> int:
+    """Channels that a kernel works on at once."""
+    from mhvae_kit.kernels.lanes import LANES  # needs numba
+
+    return LANES
+
+
+def seen(x: Tensor) -> Map:
+    """A map (B, C, H, W) with its totals."""
+    x = laid(x)
+    bands, rows = _bands(x)
+    totals = torch.empty((len(x), bands, 2, _around(x)))
+    team.run("last_totals", len(x) * bands, x, totals, bands, rows, *_size(x))
+    return Map(x, totals)
+
+
+def norm_silu(x: Tensor | Map, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """SiLU of the instance norm, and the sums of its channels in every band of rows.
+
+    Args:
+        x: (B, C, H, W).
+        out: Where to write it: as many channels of a wider map; None = a new map.
+    Returns:
+        (B, C, H, W) in bfloat16, and float32 (B, bands, ...) for `gated_product`.
+    """
+    values, totals = x if isinstance(x, Map) else seen(x)
+    bands, rows = _bands(values)
+    out = torch.empty_like(values) if out is None else out
+    sums = torch.empty((len(values), bands, _around(values)))
+    given = (values, totals, totals.shape[1], out, out.stride(3), sums)
+    team.run("last_norm_silu", len(values) * bands, *given, bands, rows, *_size(values))
+    return out, sums
+
+
+def norm_silu_of_both(x: Tensor, y: Tensor) -> Tensor:
+    """`norm_silu` of two maps behind each other, (B, C, H, W) each to (B, 2 C, H, W)."""
+    b, c, h, w = x.shape
+    if c % lanes():  # a vector would hold pixels of both
+        return norm_silu(torch.cat((x, y), 1))[0]
+    out = _fresh((b, 2 * c, h, w))
+    for part, place in zip((x, y), out.chunk(2, 1), strict=True):
+        norm_silu(part, place)
+    return out
+
+
+def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Map:
+    """A 5x5 depthwise convolution of SiLU of the instance norm; of at least `lanes()` channels."""
+    (values, totals), n = seen(x), lanes()
+    b, c, h, w = values.shape
+    group = 2 * n if c % (2 * n) == 0 and w <= NARROW else n
+    bands = max(1, h // BAND)  # rows on either side of a band are activated twice
+    rows = -(-h // bands)
+    bands = -(-h // rows)
+    parts = math.gcd(c // group, max(1, BANDS // bands))
+    out, new = torch.empty_like(values), torch.empty((b, bands, 2, c))
+    given = (values, totals, totals.shape[1], depthwise.weight.contiguous(), depthwise.bias, out, new)
+    sizes = (group, parts, bands, rows, *_size(values))
+    team.run("last_norm_silu_depthwise", b * bands * parts, *given, *sizes)
+    return Map(out, new)
+
+
+def norm_leaky(x: Tensor, slope: int = LINEAR, margin: int = 0, onto: Tensor | None = None) -> Tensor:
+    """Instance norm, times `slope` tenths where it is negative, plus `onto`.
+
+    Args:
+        x: (B, C, H, W).
+        slope: LEAKY, RELU or LINEAR.
+        margin: Pixels by which the result is padded on each side, by reflection.
+        onto: (B, C, H + 2 m, W + 2 m), bfloat16 and channels-last, whose inner pixels are added; None = nothing.
+    Returns:
+        (B, C, H + 2 margin, W + 2 margin), bfloat16.
+    """
+    values, totals = seen(x)
+    return _scaled(values, totals, totals.shape[1], slope, margin, onto)
+
+
+def _scaled(x: Tensor, totals: Tensor, of_bands: int, slope: int, margin: int, onto: Tensor | None) -> Tensor:
+    b, c, h, w = x.shape
+    bands, rows = _bands(x)
+    out = _fresh((b, c, h + 2 * margin, w + 2 * margin))
+    below = (0, 0) if onto is None else (onto, (onto.shape[2] - h) // 2)
+    given = (x, totals, of_bands, slope, *below, out, margin)
+    team.run("last_norm_leaky", b * bands, *given, bands, rows, *_size(x))
+    return out
+
+
+def gated_onto(x: Tensor, y: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
+    """x + y times the gates of its channels (`blocks.SqueezeExcitation`), (B, C, H, W) each."""
+    values, totals = seen(y)
+    gates = torch.empty(y.shape[:2])
+    _gate(values, totals, totals.shape[2] * totals.shape[3], squeeze, excite, 0, 0, gates)
+    return _scaled(values, gates, 0, LINEAR, 0, laid(x))
+
+
+def gated_product(
+    x: Tensor, sums: Tensor | None, squeeze: nn.Linear, excite: nn.Linear, projection: nn.Conv2d
+) -> Tensor:
+    """A 1x1 convolution of x, each channel of which is multiplied by its gate.
+
+    Args:
+        x: (B, C, H, W).
+        sums: Of its channels, from `norm_silu`; None = they are counted.
+        squeeze: First layer of the gate, as `excite` the second.
+        projection: 1x1, from C to D channels.
+    Returns:
+        (B, D, H, W), bfloat16.
+    """
+    if sums is None:
+        x, sums = seen(x)
+    weight = projection.weight
+    filters = torch.empty((len(x), len(weight), x.shape[1]), dtype=torch.bfloat16)
+    _gate(x, sums, sums[0, 0].numel(), squeeze, excite, weight.contiguous(), len(weight), filters)
+    pixels = x.permute(0, 2, 3, 1)
+    if len(x) == 1:
+        return F.linear(pixels, filters[0], projection.bias).permute(0, 3, 1, 2)
+    y = torch.bmm(pixels.flatten(1, 2), filters.mT).unflatten(1, x.shape[2:])
+    return (y if projection.bias is None else y.add_(projection.bias)).permute(0, 3, 1, 2)
+
+
+def _gate(
+    x: Tensor,
+    sums: Tensor,
+    stride: int,
+    squeeze: nn.Linear,
+    excite: nn.Linear,
+    weight: Tensor | int,
+    outputs: int,
+    out: Tensor,
+) -> None:
+    layers = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, squeeze.out_features)
+    given = (sums, sums.shape[1], stride, _around(x), plane_size(x), *layers, weight, outputs, out, x.shape[1])
+    team.run("last_gate", len(x), *given)
+
+
+def image_head(x: Tensor, blocks: Sequence[nn.Module], conv: nn.Conv2d, margin: int) -> Tensor:
+    """What `blocks.ImageHead` has between its first and its last convolution, padded by reflection for the latter."""
+    margins = [1] * len(blocks) + [conv.padding[0]]
+    y = laid(x, margins[0])
+    for block, following in zip(blocks, margins[1:], strict=True):
+        inside = norm_leaky(_unpadded(y, block.conv1), RELU, margin=1)
+        y = norm_leaky(_unpadded(inside, block.conv2), LINEAR, following, onto=y)
+    return norm_leaky(_unpadded(y, conv), LEAKY, margin)
+
+
+def soft_clamp(x: Tensor, limit: float) -> Tensor:
+    """limit * tanh(x / limit) of a map (B, C, H, W), in float32 and stored plainly."""
+    x = laid(x)
+    bands, rows = _bands(x)
+    out = torch.empty(x.shape)
+    given = (x, out.new_tensor([limit]), out)
+    team.run("last_soft_clamp", len(x) * bands, *given, bands, rows, *_size(x))
+    return out
+
+
+def _unpadded(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    return F.conv2d(x, convolution.weight, convolution.bias)
+
+
+def laid(x: Tensor, margin: int = 0) -> Tensor:
+    """A map (B, C, H, W), bfloat16 or float32, in bfloat16, stored channels-last, padded by reflection."""
+    if not margin and x.dtype == torch.bfloat16:
+        return x.contiguous(memory_format=torch.channels_last)
+    b, c, h, w = x.shape
+    bands, rows = _bands(x)
+    out = _fresh((b, c, h + 2 * margin, w + 2 * margin))
+    team.run("last_laid", b * bands, x.float().contiguous(), out, margin, bands, rows, *_size(x))
+    return out
+
+
+def _fresh(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+
+
+def _bands(x: Tensor) -> tuple[int, int]:
+    """Number of bands and rows of each."""
+    rows = max(ROWS, -(-x.shape[2] // BANDS))
+    return -(-x.shape[2] // rows), rows
+
+
+def _around(x: Tensor) -> int:
+    return max(x.shape[1], lanes())
+
+
+def _size(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[2], x.shape[3], x.shape[1]
