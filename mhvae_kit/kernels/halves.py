@@ -14,7 +14,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from mhvae_kit.kernels.lanes import LANES, add_product, product, spread, vector
-from mhvae_kit.kernels.vectors import exactly, f32
+from mhvae_kit.kernels.vectors import exactly, f32, pointer_to
 
 _I16, _I32, _FLOAT = (ir.VectorType(t, LANES) for t in (ir.IntType(16), ir.IntType(32), ir.FloatType()))
 # A float32 this large has no digits behind the point, so that adding it rounds to the nearest integer, ties to even.
@@ -23,14 +23,7 @@ _FEATURES = binding.get_host_cpu_features()
 _ROUNDS_ITSELF = LANES == 16 and _FEATURES.get("avx512f") and _FEATURES.get("avx512bf16")
 
 
-@intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
-    signature = types.CPointer(types.uint16)(types.int64)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return signature, generate
+_pointer = pointer_to(types.uint16)
 
 
 @exactly

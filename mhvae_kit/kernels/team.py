@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import warnings
 from array import array
 from collections.abc import Callable, Iterator
@@ -21,6 +22,11 @@ from torch import Tensor
 
 Team = Callable[[int, int, int], Any]
 """Runs the kernel at an address with its arguments at another, in so many threads at once."""
+
+UNITS = (
+    *("channels_last", "gates", "layouts"),  # bfloat16
+    *("gaussians", "heads", "pointwise", "wide", "winograd", "winograd_gradient"),
+)
 
 _switched_on: ContextVar[bool] = ContextVar("kernels", default=True)
 
@@ -42,7 +48,8 @@ def known() -> dict[str, Any] | None:
     A kernel's first use on a machine compiles it, for one to five seconds; later ones find it in the cache folder.
     """
     try:
-        from mhvae_kit.kernels import channels_last, gates, gaussians, heads, layouts, wide, winograd, winograd_gradient
+        kind = importlib.import_module("mhvae_kit.kernels.vectors").kernel
+        units = [importlib.import_module(f"mhvae_kit.kernels.{name}") for name in UNITS]
     except ImportError as reason:
         warnings.warn(
             f"numba cannot be imported, so torch's own operations run the model, which takes longer ({reason}). "
@@ -50,8 +57,7 @@ def known() -> dict[str, Any] | None:
             stacklevel=2,
         )
         return None
-    units = (channels_last, gates, gaussians, heads, layouts, wide, winograd, winograd_gradient)
-    return {name: found for unit in units for name, found in vars(unit).items() if type(found).__name__ == "kernel"}
+    return {name: found for unit in units for name, found in vars(unit).items() if isinstance(found, kind)}
 
 
 def apply_to(x: Tensor, *others: Tensor) -> bool:

@@ -73,15 +73,20 @@ def taken(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def pointer(typing: Any, address: Any) -> Any:
-    """An address as a pointer to float32."""
-    signature = types.CPointer(types.float32)(types.int64)
+def pointer_to(kind: Any) -> Any:
+    """A function of an address that gives a pointer to numbers of a kind."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+    @intrinsic
+    def of(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return signature, generate
+        return types.CPointer(kind)(types.int64), generate
+
+    return of
+
+
+pointer = pointer_to(types.float32)
 
 
 @intrinsic

@@ -9,6 +9,7 @@ from numba import carray
 
 from mhvae_kit.kernels.vectors import (
     block,
+    exactly,
     f32,
     gradient_through_norm,
     kernel,
@@ -107,22 +108,47 @@ def norm_silu_gradient(arguments: Any) -> None:
         i = taken(counter)
 
 
+@exactly
+def _activated(plane: np.ndarray, mean: float, scale: float, width: int, padded: np.ndarray) -> None:
+    """SiLU of the normalised plane, with a margin of EDGE around it that is left as it is."""
+    stride = width + 2 * EDGE
+    for y in range(len(plane) // width):
+        start = (y + EDGE) * stride + EDGE
+        silu_of_normalised(plane[y * width : (y + 1) * width], mean, scale, padded[start : start + width])
+
+
 @kernel
 def norm_silu_depthwise(arguments: Any) -> None:
     """x to the depthwise convolution of SiLU of its instance norm; by plane its mean and 1 / standard deviation."""
     counter, planes, x, taps, bias, statistics, out, channels, height, width = carray(arguments, (10,))
-    size, stride = height * width, width + 2 * EDGE
-    padded = np.zeros((height + 2 * EDGE) * stride, f32)
+    size = height * width
+    padded = np.zeros((height + 2 * EDGE) * (width + 2 * EDGE), f32)
     i = taken(counter)
     while i < planes:
         plane, seen = block(x, i, size), block(statistics, i, 3)
         mean, scale = mean_and_scale(plane)
-        for y in range(height):
-            start = (y + EDGE) * stride + EDGE
-            silu_of_normalised(plane[y * width : (y + 1) * width], mean, scale, padded[start : start + width])
+        _activated(plane, mean, scale, width, padded)
         channel = i % channels
         _filtered(padded, width, block(taps, channel, TAPS * TAPS), block(bias, channel, 1)[0], block(out, i, size))
         seen[0], seen[1] = mean, scale
+        i = taken(counter)
+
+
+@kernel
+def norm_silu_depthwise_norm_silu(arguments: Any) -> None:
+    """`norm_silu_depthwise`, then SiLU of the instance norm, written over x; by plane the result's mean."""
+    counter, planes, x, taps, bias, means, channels, height, width = carray(arguments, (9,))
+    size = height * width
+    padded, filtered = np.zeros((height + 2 * EDGE) * (width + 2 * EDGE), f32), np.empty(size, f32)
+    i = taken(counter)
+    while i < planes:
+        plane, channel = block(x, i, size), i % channels
+        mean, scale = mean_and_scale(plane)
+        _activated(plane, mean, scale, width, padded)
+        _filtered(padded, width, block(taps, channel, TAPS * TAPS), block(bias, channel, 1)[0], filtered)
+        mean, scale = mean_and_scale(filtered)
+        silu_of_normalised(filtered, mean, scale, plane)
+        block(means, i, 1)[0] = total_of(plane) / f32(size)
         i = taken(counter)
 
 

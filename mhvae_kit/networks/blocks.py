@@ -155,15 +155,20 @@ class TopDownCell(WideBlock):
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
+        if team.apply_to(y, self.depthwise.weight) and without_gradients(y) and y.is_contiguous():
+            return added(x, fused.depthwise_gated_over(y, self.depthwise, *self._ends()))
         if team.apply_to(y, self.depthwise.weight):
             y = fused.norm_silu_depthwise(y, self.depthwise)
-            return added(x, fused.norm_silu_gated(y, self.gate.squeeze, self.gate.excite, self.project))
+            return added(x, fused.norm_silu_gated(y, *self._ends()))
         if bfloat16.applies_to(y) and y.shape[1] >= bfloat16.lanes():
             wide = bfloat16.norm_silu_depthwise(y, self.depthwise)
             active, sums = bfloat16.norm_silu(wide, out=wide.values)
             return added(x, self.gate.projected(active, self.project, sums))
         y = self.depthwise(norm_silu(y))
         return added(x, self.gate.projected(norm_silu(y), self.project))
+
+    def _ends(self) -> tuple[nn.Linear, nn.Linear, nn.Conv2d]:
+        return self.gate.squeeze, self.gate.excite, self.project
 
 
 class UpConvolution(nn.Module):

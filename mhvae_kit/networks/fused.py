@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mhvae_kit.kernels import team
 from mhvae_kit.kernels.team import plane_size, planes
+from mhvae_kit.networks import pointwise
 from mhvae_kit.networks.convolution import input_gradient, quick_convolution, weight_gradient
 
 PART_BYTES = 16 * 2**20  # of a wide map that is made for a part of the batch and used at once
@@ -49,6 +50,20 @@ def norm_silu_gated(x: Tensor, squeeze: nn.Linear, excite: nn.Linear, projection
     """
     gate = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
     return _NormSiLUGated.apply(x.contiguous(), projection.weight, projection.bias, *gate)
+
+
+def depthwise_gated_over(
+    x: Tensor, depthwise: nn.Conv2d, squeeze: nn.Linear, excite: nn.Linear, projection: nn.Conv2d
+) -> Tensor:
+    """`norm_silu_gated` of `norm_silu_depthwise` without gradients, each channel in one go; it is written over x.
+
+    (B, C, H, W), which the caller must own, to (B, D, H, W); arguments as there.
+    """
+    means, weight = x.new_empty(x.shape[:2]), depthwise.weight.contiguous()
+    team.run("norm_silu_depthwise_norm_silu", planes(x), x, weight, depthwise.bias, means, *x.shape[1:])
+    gate = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
+    filters = _gated_filters(projection.weight, means, *gate)
+    return _product(x, filters, projection.bias)
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -113,7 +128,7 @@ class _NormSiLUGated(torch.autograd.Function):
         for seen, made, of_part in _parts(x, y, statistics):
             active, _ = _activated(seen, of_part)
             filters = _gated_filters(weight, of_part[..., 2], *gate)
-            torch.baddbmm(bias[:, None], filters, active.flatten(2), out=made.flatten(2))
+            made.copy_(_product(active, filters, bias))
         ctx.save_for_backward(x, statistics, weight, *gate)
         return y
 
@@ -132,6 +147,13 @@ class _NormSiLUGated(torch.autograd.Function):
         for seen, g, chosen, of_part, more, made in _parts(x, grad, filters.detach(), statistics, through_means, of_x):
             _activation_gradient(seen, of_part, torch.bmm(chosen.mT, g.flatten(2)), more, made)
         return of_x, of_weight, grad.sum((0, 2, 3)), *of_gate
+
+
+def _product(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1 convolution with filters (B, D, C) of every image."""
+    if pointwise.is_quick_for(x, filters):
+        return pointwise.product(x, filters, bias)
+    return torch.baddbmm(bias[:, None], filters, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _gated_filters(

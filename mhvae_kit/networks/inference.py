@@ -14,7 +14,8 @@ The functions compute what the plain ones do, up to rounding. docs/performance.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -59,7 +60,20 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor, channels: int, l
     images = max(1, (CACHED_BYTES if limit is None else limit) // (size * channels * x.shape[2] * x.shape[3]))
     if images >= len(x):
         return function(*tensors)
-    return torch.cat([function(*parts) for parts in zip(*(t.split(images) for t in tensors), strict=True)])
+    made = (function(*parts) for parts in zip(*(t.split(images) for t in tensors), strict=True))
+    return torch.cat(list(made)) if torch.is_grad_enabled() else _put_together(made, len(x))
+
+
+def _put_together(parts: Iterator[Tensor], n: int) -> Tensor:
+    """Parts of a batch of n as one tensor; each is copied while it is in the cache."""
+    first = next(parts)
+    layout = torch.channels_last if is_channels_last(first) else torch.contiguous_format
+    whole = torch.empty((n, *first.shape[1:]), dtype=first.dtype, device=first.device, memory_format=layout)
+    start = 0
+    for part in itertools.chain([first], parts):
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
 
 
 def added(x: Tensor, fresh: Tensor) -> Tensor:
