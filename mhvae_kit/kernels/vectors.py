@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,29 @@ _CACHE = _cache_folder()
 class kernel:
     """A function of a pointer to 64-bit integers, compiled or taken from the cache when its address is first read."""
 
-    def __init__(self, function: Callable[[Any], None]) -> None:
-        self.function = function
+    _one_at_a_time = threading.Lock()  # as numba's cache folder is a setting of the process
 
-    @functools.cached_property
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self._compiled: Any = None
+
+    @property
     def address(self) -> int:
         """What C calls."""
+        if self._compiled is None:
+            with self._one_at_a_time:
+                self._compile()
+        return self._compiled.address
+
+    def _compile(self) -> None:
+        if self._compiled is not None:  # by another thread meanwhile
+            return
         before = numba.config.CACHE_DIR
         try:
             numba.config.CACHE_DIR = str(_CACHE or before)
-            self._compiled = cfunc(types.void(types.CPointer(types.int64)), cache=_CACHE is not None)(self.function)
+            self._compiled = cfunc(types.void(types.CPointer(types.int64)), cache=_CACHE is not None)(self._function)
         finally:
             numba.config.CACHE_DIR = before
-        return self._compiled.address
 
 
 @intrinsic

@@ -44,9 +44,9 @@ def is_on(x: Tensor) -> bool:
     )
 
 
-def applies_to(x: Tensor) -> bool:
-    """Whether the kernels can take a bfloat16 map (B, C, H, W)."""
-    return x.dtype == torch.bfloat16 and is_on(x) and fits(x)
+def applies_to(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether the kernels can take a bfloat16 map (B, C, H, W), and parameters, which must be float32."""
+    return x.dtype == torch.bfloat16 and team.are_plain(*parameters) and is_on(x) and fits(x)
 
 
 def fits(x: Tensor) -> bool:
@@ -165,9 +165,9 @@ def gated_product(
     """
     if sums is None:
         x, sums = seen(x)
-    weight = projection.weight
+    weight = projection.weight.float().contiguous()
     filters = torch.empty((len(x), len(weight), x.shape[1]), dtype=torch.bfloat16)
-    _gate(x, sums, sums[0, 0].numel(), squeeze, excite, weight.contiguous(), len(weight), filters)
+    _gate(x, sums, sums[0, 0].numel(), squeeze, excite, weight, len(weight), filters)
     pixels = x.permute(0, 2, 3, 1)
     if len(x) == 1:
         return F.linear(pixels, filters[0], projection.bias).permute(0, 3, 1, 2)
@@ -185,7 +185,7 @@ def _gate(
     outputs: int,
     out: Tensor,
 ) -> None:
-    layers = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, squeeze.out_features)
+    layers = (squeeze.weight.contiguous(), squeeze.bias, excite.weight.contiguous(), excite.bias, squeeze.out_features)
     given = (sums, sums.shape[1], stride, _around(x), plane_size(x), *layers, weight, outputs, out, x.shape[1])
     team.run("last_gate", len(x), *given)
 

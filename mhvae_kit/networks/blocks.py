@@ -49,13 +49,13 @@ class SqueezeExcitation(nn.Module):
 
         `sums` of the channels of x may be given where `bfloat16` makes x.
         """
-        if bfloat16.applies_to(x):
+        if bfloat16.applies_to(x, self.squeeze.weight, self.excite.weight):
             return bfloat16.gated_product(x, sums, self.squeeze, self.excite, projection)
         return pointwise_product(x, projection.weight, projection.bias, self.factor(x))
 
     def onto(self, x: Tensor, y: Tensor) -> Tensor:
         """x + self(y), both (B, C, H, W)."""
-        if bfloat16.applies_to(y):
+        if bfloat16.applies_to(y, self.squeeze.weight, self.excite.weight):
             return bfloat16.gated_onto(x, y, self.squeeze, self.excite)
         return torch.addcmul(x, y, self.factor(y)[:, :, None, None])
 
@@ -160,7 +160,7 @@ class TopDownCell(WideBlock):
         if team.apply_to(y, self.depthwise.weight):
             y = fused.norm_silu_depthwise(y, self.depthwise)
             return added(x, fused.norm_silu_gated(y, *self._ends()))
-        if bfloat16.applies_to(y) and y.shape[1] >= bfloat16.lanes():
+        if bfloat16.applies_to(y, self.depthwise.weight) and y.shape[1] >= bfloat16.lanes():
             wide = bfloat16.norm_silu_depthwise(y, self.depthwise)
             active, sums = bfloat16.norm_silu(wide, out=wide.values)
             return added(x, self.gate.projected(active, self.project, sums))
@@ -272,7 +272,7 @@ class ImageHead(WideBlock):
 
     def _forward(self, z1: Tensor) -> Tensor:
         z1 = self.widen(z1)
-        if bfloat16.is_on(z1) and bfloat16.fits(z1):
+        if bfloat16.is_on(z1) and bfloat16.fits(z1) and min(z1.shape[2:]) > self.conv.padding[0]:
             y = bfloat16.image_head(z1, self.blocks, self.conv, self.to_image.padding[0])
             return wide_convolution(y, self.to_image.weight, self.to_image.bias).float().tanh()
         y = self.conv(self.blocks(z1))

@@ -236,6 +236,24 @@ def test_a_model_draws_the_same_and_stores_latents_as_in_float32():
         assert (image - exact.images[modality]).abs().mean() < 0.02 * exact.images[modality].std()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_left_to_torch(dtype):
+    cell, x = seeded(lambda: blocks.TopDownCell(16, 2)), half_map(1, 16, 8, 8)
+    gate = seeded(lambda: blocks.SqueezeExcitation(16)).to(dtype)
+    assert not bfloat16.applies_to(x, *gate.parameters())
+    with torch.autocast("cpu", enabled=False):
+        exact = cell(x.float())
+    got = cell.bfloat16()(x).float()
+    assert (got - exact).abs().mean() < 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("size", [(3, 8), (8, 3)])
+def test_an_image_too_small_to_be_reflected_is_torchs_error(size):
+    head = seeded(lambda: blocks.ImageHead(8, 1))
+    with pytest.raises(RuntimeError, match="[Pp]adding size"):
+        head(noise(1, 8, *size))
+
+
 def test_they_are_for_bfloat16_without_gradients_on_a_processor():
     x = half_map(1, 16, 8, 8)
     assert bfloat16.applies_to(x)
