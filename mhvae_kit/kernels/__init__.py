@@ -1,15 +1,16 @@
-"""Loops over single images' channels ("planes") of float32 maps on CPUs, compiled by numba.
+"""Loops over maps on CPUs, compiled by numba: over single images' channels ("planes") in float32, rows in bfloat16.
 
 A plane is one channel of one image of a contiguous map (B, C, H, W): H * W neighbouring floats, few enough to stay in a
 core's cache, so that a norm and what follows it read and write main memory once instead of once each.
 
 - `team` says whether kernels can be used and runs them;
 - `wide` has those for the maps inside top-down cells, `heads` those for the image heads, `winograd` and
-  `winograd_gradient` 3x3 convolutions, `gaussians` the algebra of latents;
-- `vectors`, `lanes` and `tiles` have what they are put together from.
+  `winograd_gradient` 3x3 convolutions, `pointwise` 1x1 ones, `gaussians` the algebra of latents;
+- `channels_last`, `gates` and `layouts` have those for bfloat16 maps, whose pixels' channels lie together;
+- `vectors`, `lanes`, `tiles` and `halves` have what they are put together from.
 
 Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors. What both
-must agree on stands here, as the import of a kernel compiles it.
+must agree on stands here, as kernels cannot be imported without numba.
 """
 
 EPSILON = 1e-5  # added to the variance
