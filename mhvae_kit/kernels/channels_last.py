@@ -16,15 +16,10 @@ from numba import carray
 from mhvae_kit.kernels import EPSILON
 from mhvae_kit.kernels.halves import at_least, half_sigmoid, halves, load_half, store_half
 from mhvae_kit.kernels.lanes import LANES, add_product, load, product, room, spread, store
-from mhvae_kit.kernels.vectors import exactly, f32, kernel, pointer, taken
+from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 from mhvae_kit.kernels.wide import EDGE, TAPS
 
 BLOCK = 4  # neighbouring pixels that a depthwise filter computes together
-
-
-@exactly
-def _floats(address: int, size: int) -> np.ndarray:
-    return carray(pointer(address), (size,))
 
 
 @exactly
@@ -62,7 +57,7 @@ def last_totals(arguments: Any) -> None:
         image, first = i // bands, i % bands * rows
         count = min(rows, height - first)
         band = halves(x + 2 * (image * height + first) * length, count * length)
-        sums = _floats(totals + 8 * i * around, 2 * around)
+        sums = block(totals + 8 * i * around, 0, 2 * around)
         sums[:] = f32(0.0)
         for y in range(count):
             for p in range(period):
@@ -88,11 +83,11 @@ def last_norm_silu(arguments: Any) -> None:
     while i < items:
         image, first = i // bands, i % bands * rows
         count = min(rows, height - first)
-        seen = _floats(totals, (image + 1) * of_bands * 2 * around)
+        seen = block(totals, 0, (image + 1) * of_bands * 2 * around)
         _statistics(seen, 2 * image * of_bands * around, of_bands, around, channels, height * width, scale, shift)
         band = halves(x + 2 * (image * height + first) * length, count * length)
         made = halves(out + 2 * (image * height + first) * width * stride, count * width * stride)
-        added = _floats(sums + 4 * i * around, around)
+        added = block(sums + 4 * i * around, 0, around)
         added[:] = f32(0.0)
         for y in range(count):
             for p in range(period):
@@ -149,11 +144,11 @@ def last_norm_leaky(arguments: Any) -> None:
     while i < items:
         image, first = i // bands, i % bands * rows
         if of_bands:
-            seen = _floats(totals, (image + 1) * of_bands * 2 * around)
+            seen = block(totals, 0, (image + 1) * of_bands * 2 * around)
             _statistics(seen, 2 * image * of_bands * around, of_bands, around, channels, height * width, scale, shift)
         else:
             for c in range(around):
-                scale[c] = _floats(totals + 4 * image * channels, channels)[c % channels]
+                scale[c] = block(totals + 4 * image * channels, 0, channels)[c % channels]
         whole = halves(x + 2 * image * height * length, height * length)
         made = halves(out + 2 * image * area, area)
         below = halves(onto + 2 * image * area_onto, area_onto)
@@ -268,14 +263,14 @@ def last_norm_silu_depthwise(arguments: Any) -> None:
         share, part = i // parts, i % parts
         image, first = share // bands, share % bands * rows
         last = min(first + rows, height)
-        before = _floats(totals, (image + 1) * of_bands * 2 * channels)
+        before = block(totals, 0, (image + 1) * of_bands * 2 * channels)
         whole, made = halves(x + 2 * image * size, size), halves(out + 2 * image * size, size)
-        behind = _floats(new + 8 * share * channels, 2 * channels)
+        behind = block(new + 8 * share * channels, 0, 2 * channels)
         for c in range(part * some, (part + 1) * some, group):
             at = 2 * image * of_bands * channels + c
             _statistics(before, at, of_bands, channels, group, height * width, scale, shift)
-            _transposed(_floats(taps + 4 * c * TAPS * TAPS, group * TAPS * TAPS), group, filters)
-            start = _floats(bias + 4 * c, group)
+            _transposed(block(taps + 4 * c * TAPS * TAPS, 0, group * TAPS * TAPS), group, filters)
+            start = block(bias + 4 * c, 0, group)
             sums[:] = f32(0.0)
             for y in range(first - EDGE, last + EDGE):
                 place = (y + TAPS) % TAPS * row_size

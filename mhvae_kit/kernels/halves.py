@@ -22,7 +22,6 @@ _ROUNDS = np.float32(1.5 * 2**23)
 _FEATURES = binding.get_host_cpu_features()
 _ROUNDS_ITSELF = LANES == 16 and _FEATURES.get("avx512f") and _FEATURES.get("avx512bf16")
 
-
 _pointer = pointer_to(types.uint16)
 
 
@@ -163,7 +162,7 @@ def _two_to(typing: Any, rounded: Any) -> Any:
 
 @intrinsic
 def _roughly_inverse(typing: Any, x: Any) -> Any:
-    """1 / x: to 2^-14 with AVX-512, 1.5 * 2^-12 with AVX, which take a quarter of a division's time, else exactly."""
+    """1 / x by the processor's estimate: to 2^-14 with AVX-512, to 1.5 * 2^-12 with AVX, else exactly."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (x,) = arguments

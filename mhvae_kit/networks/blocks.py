@@ -155,9 +155,9 @@ class TopDownCell(WideBlock):
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
-        if team.apply_to(y, self.depthwise.weight) and without_gradients(y) and y.is_contiguous():
-            return added(x, fused.depthwise_gated_over(y, self.depthwise, *self._ends()))
         if team.apply_to(y, self.depthwise.weight):
+            if without_gradients(y) and y.is_contiguous():
+                return added(x, fused.depthwise_gated_over(y, self.depthwise, *self._ends()))
             y = fused.norm_silu_depthwise(y, self.depthwise)
             return added(x, fused.norm_silu_gated(y, *self._ends()))
         if bfloat16.applies_to(y, self.depthwise.weight) and y.shape[1] >= bfloat16.lanes():

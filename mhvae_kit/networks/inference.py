@@ -36,7 +36,7 @@ def without_gradients(x: Tensor) -> bool:
 def laid_out(x: Tensor, scale: int = 1) -> Tensor:
     """A map (B, C, H, W) in the memory layout that is quickest for its size, or for `scale` times its height and width.
 
-    The values and their order as seen through indices stay the same.
+    The order of values as seen through indices stays the same; where `bfloat16` lays it out, they are rounded.
     """
     if not without_gradients(x) or not torch.is_autocast_enabled("cpu"):
         return x

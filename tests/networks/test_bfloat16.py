@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_vectors import passed_with_other_width
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +16,6 @@ from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.networks import bfloat16, blocks
 from mhvae_kit.networks.inference import laid_out
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 HALF = 2.0**-8  # of a value, what rounding to bfloat16 changes at most
 MAPS = {  # batch, channels, height, width
     "several vectors of channels": (2, 48, 20, 18),
@@ -270,21 +265,4 @@ def test_they_are_for_bfloat16_without_gradients_on_a_processor():
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    code = f"""
-import sys
-import numba
-from llvmlite import binding
-from mhvae_kit.kernels import vectors
-assert numba.njit(lambda x: x + 1)(1) == 2  # numba asks for the processor's true features, once
-real = binding.get_host_cpu_features
-binding.get_host_cpu_features = lambda: {{"avx512f": not real().get("avx512f", False)}}
-from mhvae_kit.kernels import lanes
-binding.get_host_cpu_features = real
-print(lanes.LANES, "lanes")
-import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", {__file__!r}, "-k", "norm or soft_clamp or laid_out or gates"]))
-"""
-    environment = {**os.environ, "MHVAE_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{24 - LANES} lanes" in done.stdout and "passed" in done.stdout, done.stdout
+    assert "66 passed" in passed_with_other_width(__file__, "norm or soft_clamp or laid_out or gates", tmp_path)

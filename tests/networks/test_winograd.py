@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_vectors import passed_with_other_width
 from torch import Tensor
 from torch.nn import functional as F
 
-from mhvae_kit.kernels.lanes import LANES
 from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.networks import winograd
 from mhvae_kit.networks.convolution import Conv2d
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SHAPES = {  # batch, channels in, channels out, height, width
     "rows of whole vectors": (1, 16, 12, 48, 96),
     "rows longer than the tiles taken at once": (1, 8, 8, 4, 400),
@@ -149,21 +143,4 @@ def test_convolutions_of_the_model_go_this_way_where_it_is_quicker(monkeypatch, 
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    code = f"""
-import sys
-import numba
-from llvmlite import binding
-from mhvae_kit.kernels import vectors
-assert numba.njit(lambda x: x + 1)(1) == 2  # numba asks for the processor's true features, once
-real = binding.get_host_cpu_features
-binding.get_host_cpu_features = lambda: {{"avx512f": not real().get("avx512f", False)}}
-from mhvae_kit.kernels import lanes
-binding.get_host_cpu_features = real
-print(lanes.LANES, "lanes")
-import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", {__file__!r}, "-k", "direct_sums or any_even_size or threads"]))
-"""
-    environment = {**os.environ, "MHVAE_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{24 - LANES} lanes" in done.stdout and "11 passed" in done.stdout, done.stdout
+    assert "11 passed" in passed_with_other_width(__file__, "direct_sums or any_even_size or threads", tmp_path)

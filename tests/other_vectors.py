@@ -1,0 +1,35 @@
+"""Running tests of compiled kernels with vectors of the width that this processor does not have."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mhvae_kit.kernels.lanes import LANES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def passed_with_other_width(file: str, choice: str, cache: Path) -> str:
+    """Run the tests of a file that `choice` (pytest's -k) names, in a process of their own; what it printed."""
+    code = f"""
+import sys
+import numba
+from llvmlite import binding
+from mhvae_kit.kernels import vectors
+assert numba.njit(lambda x: x + 1)(1) == 2  # numba asks for the processor's true features, once
+real = binding.get_host_cpu_features
+binding.get_host_cpu_features = lambda: {{"avx512f": not real().get("avx512f", False)}}
+from mhvae_kit.kernels import lanes
+binding.get_host_cpu_features = real
+print(lanes.LANES, "lanes")
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", {file!r}, "-k", {choice!r}]))
+"""
+    environment = {**os.environ, "MHVAE_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{24 - LANES} lanes" in done.stdout, done.stdout
+    return done.stdout
