@@ -201,14 +201,14 @@ def block_product(
         c0, c1, c2 = add_product(w, x0, c0), add_product(w, x1, c1), add_product(w, x2, c2)
         w = spread(filters[of + 3])
         d0, d1, d2 = add_product(w, x0, d0), add_product(w, x1, d1), add_product(w, x2, d2)
-    _store_row(out, to, a0, a1, a2)
-    _store_row(out, to + WIDTH, b0, b1, b2)
-    _store_row(out, to + 2 * WIDTH, c0, c1, c2)
-    _store_row(out, to + 3 * WIDTH, d0, d1, d2)
+    store_row(out, to, a0, a1, a2)
+    store_row(out, to + WIDTH, b0, b1, b2)
+    store_row(out, to + 2 * WIDTH, c0, c1, c2)
+    store_row(out, to + 3 * WIDTH, d0, d1, d2)
 
 
 @exactly
-def _store_row(out: np.ndarray, to: int, x0: Any, x1: Any, x2: Any) -> None:
+def store_row(out: np.ndarray, to: int, x0: Any, x1: Any, x2: Any) -> None:
     store(out, to, x0)
     store(out, to + LANES, x1)
     store(out, to + 2 * LANES, x2)

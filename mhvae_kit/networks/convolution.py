@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mhvae_kit.networks import winograd
+from mhvae_kit.networks import large_filters, winograd
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
 WIDE_FROM = 5  # size of a filter from which neighbouring pixels are computed as channels
@@ -107,7 +107,10 @@ def quick_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: i
         return winograd.convolution(x, weight, bias)
     n_out, n_in, size = weight.shape[:3]
     if groups == 1 and n_out < LANES and size >= WIDE_FROM:
-        return wide_convolution(F.pad(x, (padding,) * 4) if padding else x, weight, bias)
+        x = F.pad(x, (padding,) * 4) if padding else x
+        if large_filters.is_quick_for(x, weight):
+            return large_filters.convolution(x, weight, bias)
+        return wide_convolution(x, weight, bias)
     if groups == 1 and 2 * max(n_out, n_in) <= LANES and len(x) % 2 == 0 and x.is_contiguous():
         pairs = x.view(len(x) // 2, 2 * n_in, *x.shape[2:])
         both = None if bias is None else bias.repeat(2)
@@ -161,6 +164,8 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, padding: int, group
     """Gradient of a convolution's filters, (D, C / groups, K, K); arguments as in `input_gradient`, x the input."""
     if winograd.is_quick_for_gradient(x, weight, padding, groups):
         return winograd.weight_gradient(x, grad)
+    if padding == 0 and groups == 1 and large_filters.is_quick_for_gradient(x, weight):
+        return large_filters.weight_gradient(x, grad)
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, [False, True, False]
     )[1]

@@ -1,0 +1,151 @@
+"""7x7 convolutions of few channels, as direct sums over maps that are padded already, and their filters' gradients.
+
+Other libraries compute eight or sixteen output channels side by side; the image heads have fewer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from mhvae_kit.kernels import BAND, FILTER, OUTPUTS
+from mhvae_kit.kernels.lanes import (
+    LANES,
+    WIDTH,
+    add_product,
+    copy_run,
+    eight_totals,
+    load,
+    room,
+    spread,
+    store,
+    store_row,
+)
+from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
+
+
+@exactly
+def _window_product(
+    filters: np.ndarray, x: np.ndarray, at: int, channels: int, tall: int, plane: int, pitch: int, out: np.ndarray
+) -> None:
+    """OUTPUTS sums over channels and taps for WIDTH neighbouring pixels, (OUTPUTS, WIDTH).
+
+    The first pixel sees the window from `at` on; filters are (channels, tall, FILTER, OUTPUTS).
+    """
+    zero = spread(f32(0.0))
+    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
+    c0, c1, c2, d0, d1, d2 = zero, zero, zero, zero, zero, zero
+    of = 0
+    for c in range(channels):
+        for ky in range(tall):
+            seen = at + c * plane + ky * pitch
+            for kx in range(FILTER):
+                x0, x1, x2 = load(x, seen + kx), load(x, seen + kx + LANES), load(x, seen + kx + 2 * LANES)
+                w = spread(filters[of])
+                a0, a1, a2 = add_product(w, x0, a0), add_product(w, x1, a1), add_product(w, x2, a2)
+                w = spread(filters[of + 1])
+                b0, b1, b2 = add_product(w, x0, b0), add_product(w, x1, b1), add_product(w, x2, b2)
+                w = spread(filters[of + 2])
+                c0, c1, c2 = add_product(w, x0, c0), add_product(w, x1, c1), add_product(w, x2, c2)
+                w = spread(filters[of + 3])
+                d0, d1, d2 = add_product(w, x0, d0), add_product(w, x1, d1), add_product(w, x2, d2)
+                of += OUTPUTS
+    store_row(out, 0, a0, a1, a2)
+    store_row(out, WIDTH, b0, b1, b2)
+    store_row(out, 2 * WIDTH, c0, c1, c2)
+    store_row(out, 3 * WIDTH, d0, d1, d2)
+
+
+@kernel
+def large_filters(arguments: Any) -> None:
+    """The convolution of a padded x; an item is `together` rows of an image, 1 or OUTPUTS.
+
+    With 1, OUTPUTS channels are summed up side by side; with OUTPUTS, so many rows of the only channel, by filters that
+    are the same one shifted down. Width must be WIDTH at least, n_out a multiple of OUTPUTS / together.
+    """
+    given = carray(arguments, (12,))
+    counter, items, x, filters, bias, out, n_in, n_out, together, tall, height, width = given
+    pitch, rows = width + FILTER - 1, height // together
+    plane, size = (height + FILTER - 1) * pitch, OUTPUTS * n_in * tall * FILTER
+    sums, start = room(OUTPUTS * WIDTH), block(bias, 0, n_out)
+    i = taken(counter)
+    while i < items:
+        image, y = i // rows, i % rows * together
+        seen, made = block(x, image, n_in * plane), block(out, image, n_out * height * width)
+        for o in range(0, n_out, OUTPUTS // together):
+            of_outputs = block(filters, o * together // OUTPUTS, size)
+            for left in range(0, width, WIDTH):
+                column = min(left, width - WIDTH)
+                _window_product(of_outputs, seen, y * pitch + column, n_in, tall, plane, pitch, sums)
+                for k in range(OUTPUTS):
+                    channel, row = (o + k, y) if together == 1 else (o, y + k)
+                    added = spread(start[channel])
+                    for at in range(k * WIDTH, (k + 1) * WIDTH, LANES):
+                        store(sums, at, load(sums, at) + added)
+                    copy_run(sums, k * WIDTH, WIDTH, made, (channel * height + row) * width + column)
+        i = taken(counter)
+
+
+@exactly
+def _add_taps(
+    first: np.ndarray, second: np.ndarray, rows: int, width: int, x: np.ndarray, at: int, out: np.ndarray, of: Any
+) -> None:
+    """Add sums over some rows of two channels of a gradient times x, seen through each tap of a row of the filter.
+
+    Those of the first go to of[0], of the second to of[1], as vectors of which the first FILTER values count.
+    """
+    zero = spread(f32(0.0))
+    a0, a1, a2, a3, a4, a5, a6 = zero, zero, zero, zero, zero, zero, zero
+    b0, b1, b2, b3, b4, b5, b6 = zero, zero, zero, zero, zero, zero, zero
+    for y in range(rows):
+        for column in range(0, width, LANES):
+            seen = at + y * (width + FILTER - 1) + column
+            g, h = load(first, y * width + column), load(second, y * width + column)
+            t = load(x, seen)
+            a0, b0 = add_product(g, t, a0), add_product(h, t, b0)
+            t = load(x, seen + 1)
+            a1, b1 = add_product(g, t, a1), add_product(h, t, b1)
+            t = load(x, seen + 2)
+            a2, b2 = add_product(g, t, a2), add_product(h, t, b2)
+            t = load(x, seen + 3)
+            a3, b3 = add_product(g, t, a3), add_product(h, t, b3)
+            t = load(x, seen + 4)
+            a4, b4 = add_product(g, t, a4), add_product(h, t, b4)
+            t = load(x, seen + 5)
+            a5, b5 = add_product(g, t, a5), add_product(h, t, b5)
+            t = load(x, seen + 6)
+            a6, b6 = add_product(g, t, a6), add_product(h, t, b6)
+    store(out, of[0], load(out, of[0]) + eight_totals(a0, a1, a2, a3, a4, a5, a6, zero))
+    store(out, of[1], load(out, of[1]) + eight_totals(b0, b1, b2, b3, b4, b5, b6, zero))
+
+
+@kernel
+def large_filters_gradient(arguments: Any) -> None:
+    """Gradients of the filters from a padded x and the result's gradient, (D, C, FILTER, FILTER) of each image.
+
+    An item is an image; width must be a multiple of LANES.
+    """
+    counter, items, x, grad, out, n_in, n_out, height, width = carray(arguments, (9,))
+    pitch, size, taps = width + FILTER - 1, height * width, FILTER * FILTER
+    plane = (height + FILTER - 1) * pitch
+    sums = room((n_out + 1) * n_in * FILTER * LANES)  # an odd channel is its own second; those sums are of no use
+    i = taken(counter)
+    while i < items:
+        seen, made = block(x, i, n_in * plane), block(out, i, n_out * n_in * taps)
+        sums[:] = f32(0.0)
+        for top in range(0, height, BAND):
+            rows = min(BAND, height - top)
+            for o in range(0, n_out, 2):
+                first = block(grad, i * n_out + o, size)[top * width :]
+                second = block(grad, i * n_out + min(o + 1, n_out - 1), size)[top * width :]
+                for c in range(n_in):
+                    for ky in range(FILTER):
+                        to = (o * n_in + c) * FILTER + ky
+                        both = to * LANES, (to + n_in * FILTER) * LANES
+                        _add_taps(first, second, rows, width, seen, c * plane + (top + ky) * pitch, sums, both)
+        for f in range(n_out * n_in * FILTER):
+            for kx in range(FILTER):
+                made[f * FILTER + kx] = sums[f * LANES + kx]
+        i = taken(counter)
