@@ -7,16 +7,15 @@ core's cache, so that a norm and what follows it read and write main memory once
 - `wide` has those for the maps inside top-down cells, `heads` and `large_filters` those for the image heads,
   `winograd` and `winograd_gradient` 3x3 convolutions, `pointwise` 1x1 ones, `gaussians` the algebra of latents;
 - `channels_last`, `gates` and `layouts` have those for bfloat16 maps, whose pixels' channels lie together;
-- `vectors`, `lanes`, `tiles` and `halves` have what they are put together from.
+- `vectors`, `lanes`, `tiles`, `windows` and `halves` have what they are put together from.
 
 Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors. What both
 must agree on stands here, as kernels cannot be imported without numba.
 """
 
 EPSILON = 1e-5  # added to the variance
-GROUP = 4  # output channels that a residual block's convolution sums up side by side
 BAND = 16  # rows that it convolves at once, few enough for what they read to stay in a core's own cache
 RUN = 4096  # values that a thread takes at once of a map that it goes through value by value
 FILTER = 7  # height and width of a large filter
-OUTPUTS = 4  # output channels of a 3x3 convolution that are summed up side by side, in registers
+OUTPUTS = 4  # output channels of a convolution that are summed up side by side, in registers
 POSITIONS = 16  # of Winograd's scheme, for which it has a product each

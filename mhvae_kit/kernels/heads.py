@@ -1,7 +1,7 @@
 """Residual blocks of the image heads: 3x3 convolutions of a few channels at full size, with the norm between them.
 
-Convolutions pad by reflection and read what is behind norm and ReLU without a map for it; GROUP output channels are
-summed up side by side, so that each value that is read serves all of them.
+Convolutions pad by reflection and read what is behind norm and ReLU without a map for it; OUTPUTS channels are summed
+up side by side, so that each value that is read serves all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from mhvae_kit.kernels import BAND, GROUP
+from mhvae_kit.kernels import BAND, OUTPUTS
+from mhvae_kit.kernels.lanes import LANES, WIDTH, add_product, copy_run, eight_totals, load, room, spread, store
 from mhvae_kit.kernels.vectors import (
     block,
     exactly,
@@ -19,10 +20,10 @@ from mhvae_kit.kernels.vectors import (
     gradient_through_norm,
     kernel,
     mean_and_scale,
-    summing,
     taken,
     total_of,
 )
+from mhvae_kit.kernels.windows import window_product
 
 
 @exactly
@@ -45,87 +46,71 @@ def _padded_row(row: np.ndarray, mean: float, scale: float, active: int, out: np
     out[0], out[width + 1] = out[2], out[width - 1]
 
 
-@summing
-def _add_row(
-    seen: np.ndarray, taps: np.ndarray, r0: np.ndarray, r1: np.ndarray, r2: np.ndarray, r3: np.ndarray
+@exactly
+def _row_convolved(
+    taps: np.ndarray, start: Any, padded: np.ndarray, at: int, sizes: Any, sums: np.ndarray, width: int, out: Any
 ) -> None:
-    """Add one row of one channel, seen through three taps, to a row of each of GROUP channels; taps (GROUP, 3)."""
-    a0, a1, a2, b0, b1, b2 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
-    c0, c1, c2, d0, d1, d2 = taps[6], taps[7], taps[8], taps[9], taps[10], taps[11]
-    for x in range(len(r0)):
-        left, here, right = seen[x], seen[x + 1], seen[x + 2]
-        r0[x] += a0 * left + a1 * here + a2 * right
-        r1[x] += b0 * left + b1 * here + b2 * right
-        r2[x] += c0 * left + c1 * here + c2 * right
-        r3[x] += d0 * left + d1 * here + d2 * right
+    """A row of OUTPUTS channels or fewer, from three padded rows of every channel.
+
+    Args:
+        taps: (channels, 3, 3, OUTPUTS), and `start` what is added to each output.
+        padded: The first row begins at `at`; sizes are the number of channels, how far they lie apart, and rows.
+        sums: Room for (OUTPUTS, WIDTH).
+        out: An array, where in it the row begins, how far channels lie apart, and how many there are.
+    """
+    (channels, stride, pitch), (values, to, apart, some) = sizes, out
+    for left in range(0, width, WIDTH):
+        column = max(0, min(left, width - WIDTH))  # what is behind a row shorter than WIDTH is of no use
+        window_product(taps, 3, 3, start, padded, at + column, channels, stride, pitch, sums)
+        for k in range(some):
+            copy_run(sums, k * WIDTH, min(WIDTH, width), values, to + k * apart + column)
 
 
 @exactly
-def _filled(row: np.ndarray, value: float) -> None:
-    for x in range(len(row)):
-        row[x] = value
-
-
-@exactly
-def _convolve_row(
-    seen: np.ndarray,
-    stride: int,
+def _padded_band(
+    x: int,
+    statistics: int,
+    active: int,
     channels: int,
-    taps: np.ndarray,
-    start: np.ndarray,
-    r0: np.ndarray,
-    r1: np.ndarray,
-    r2: np.ndarray,
-    r3: np.ndarray,
+    height: int,
+    width: int,
+    top: int,
+    rows: int,
+    out: np.ndarray,
+    pitch: int,
 ) -> None:
-    """A row of each of a group's outputs, from three padded rows of every channel; taps (channels, 3, GROUP, 3)."""
-    _filled(r0, start[0])
-    _filled(r1, start[1])
-    _filled(r2, start[2])
-    _filled(r3, start[3])
-    width = len(r0) + 2
+    """Rows from top - 1 to top + rows of all channels, padded by reflection, (channels, BAND + 2, pitch)."""
     for c in range(channels):
-        for dy in range(3):
-            begin, chosen = c * stride + dy * width, 3 * GROUP * (3 * c + dy)
-            _add_row(seen[begin : begin + width], taps[chosen : chosen + 3 * GROUP], r0, r1, r2, r3)
-
-
-@exactly
-def _row_of(address: int, plane: int, planes: int, size: int, begin: int, spare: np.ndarray) -> np.ndarray:
-    """A row of as many values as `spare` from a plane, or `spare` itself for one that a group has and a map has not."""
-    return block(address, plane, size)[begin : begin + len(spare)] if plane < planes else spare
+        plane, seen = block(x, c, height * width), block(statistics, c, 2)
+        for y in range(rows + 2):
+            begin, to = _reflected(top + y - 1, height) * width, (c * (BAND + 2) + y) * pitch
+            _padded_row(plane[begin : begin + width], seen[0], seen[1], active, out[to : to + width + 2])
 
 
 @kernel
 def reflected_convolution(arguments: Any) -> None:
     """3x3 convolution of x, or of ReLU of its instance norm; an item is BAND rows of an image.
 
-    Taps (groups, channels, 3, GROUP, 3), bias (groups * GROUP), statistics (B, channels, 2).
+    Taps (groups, channels, 3, 3, OUTPUTS), bias (groups * OUTPUTS), statistics (B, channels, 2).
     """
     counter, items, x, taps, bias, statistics, active, out, channels, made, height, width = carray(arguments, (12,))
-    size, row_stride, bands = height * width, width + 2, (height + BAND - 1) // BAND
-    stride = (BAND + 2) * row_stride
-    padded, spare = np.empty(channels * stride, f32), np.empty(width, f32)
+    size, bands = height * width, (height + BAND - 1) // BAND
+    pitch = width + 2
+    sizes = channels, (BAND + 2) * pitch, pitch
+    padded, sums = room(channels * (BAND + 2) * pitch + WIDTH), room(OUTPUTS * WIDTH)
     i = taken(counter)
     while i < items:
         image, top = i // bands, i % bands * BAND
-        rows = min(BAND, height - top)
-        for c in range(channels):
-            plane, seen = block(x, image * channels + c, size), block(statistics, image * channels + c, 2)
-            for y in range(rows + 2):
-                begin, start = _reflected(top + y - 1, height) * width, c * stride + y * row_stride
-                _padded_row(plane[begin : begin + width], seen[0], seen[1], active, padded[start : start + row_stride])
-        for group in range((made + GROUP - 1) // GROUP):
-            of_group, start_at = block(taps, group, channels * 3 * GROUP * 3), block(bias, group, GROUP)
-            first, end = image * made + group * GROUP, (image + 1) * made
+        rows, first = min(BAND, height - top), image * channels
+        _padded_band(
+            x + 4 * first * size, statistics + 8 * first, active, channels, height, width, top, rows, padded, pitch
+        )
+        for o in range(0, made, OUTPUTS):
+            of_group, b = block(taps, o // OUTPUTS, channels * 9 * OUTPUTS), block(bias, o // OUTPUTS, OUTPUTS)
+            planes, some = block(out, image, made * size)[o * size :], min(OUTPUTS, made - o)
             for y in range(rows):
-                begin = (top + y) * width
-                r0, r1 = _row_of(out, first, end, size, begin, spare), _row_of(out, first + 1, end, size, begin, spare)
-                r2, r3 = (
-                    _row_of(out, first + 2, end, size, begin, spare),
-                    _row_of(out, first + 3, end, size, begin, spare),
-                )
-                _convolve_row(padded[y * row_stride :], stride, channels, of_group, start_at, r0, r1, r2, r3)
+                row = planes, (top + y) * width, size, some
+                _row_convolved(of_group, (b[0], b[1], b[2], b[3]), padded, y * pitch, sizes, sums, width, row)
         i = taken(counter)
 
 
@@ -185,93 +170,82 @@ def norm_gradient(arguments: Any) -> None:
         i = taken(counter)
 
 
-@summing
-def _tap_sums(
-    seen: np.ndarray, g0: np.ndarray, g1: np.ndarray, g2: np.ndarray, g3: np.ndarray, out: np.ndarray
+@exactly
+def _add_taps(
+    grad: np.ndarray, of: Any, x: np.ndarray, at: Any, rows: int, pitch: int, out: np.ndarray, to: Any
 ) -> None:
-    """Add to (GROUP, 3) taps' gradients what one row gives."""
-    a0, a1, a2, b0, b1, b2 = f32(0.0), f32(0.0), f32(0.0), f32(0.0), f32(0.0), f32(0.0)
-    c0, c1, c2, d0, d1, d2 = f32(0.0), f32(0.0), f32(0.0), f32(0.0), f32(0.0), f32(0.0)
-    for x in range(len(g0)):
-        left, here, right = seen[x], seen[x + 1], seen[x + 2]
-        a0 += g0[x] * left
-        a1 += g0[x] * here
-        a2 += g0[x] * right
-        b0 += g1[x] * left
-        b1 += g1[x] * here
-        b2 += g1[x] * right
-        c0 += g2[x] * left
-        c1 += g2[x] * here
-        c2 += g2[x] * right
-        d0 += g3[x] * left
-        d1 += g3[x] * here
-        d2 += g3[x] * right
-    out[0] += a0
-    out[1] += a1
-    out[2] += a2
-    out[3] += b0
-    out[4] += b1
-    out[5] += b2
-    out[6] += c0
-    out[7] += c1
-    out[8] += c2
-    out[9] += d0
-    out[10] += d1
-    out[11] += d2
+    """Add sums over some rows of two channels of a gradient times two of x, seen through three taps side by side.
+
+    Both channels of the gradient begin at of[0] and of[1], both of x at at[0] and at[1], and the sums go to to[0] and
+    to[1], one place for each channel of the gradient: three taps of the one channel of x, a value that is of no use,
+    and three of the other. Rows lie `pitch` apart in x, and two values less in the gradient.
+    """
+    (first, second), (one, other) = of, at
+    zero = spread(f32(0.0))
+    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
+    c0, c1, c2, d0, d1, d2 = zero, zero, zero, zero, zero, zero
+    for y in range(rows):
+        for column in range(0, pitch - 2, LANES):
+            given, seen = y * (pitch - 2) + column, y * pitch + column
+            g, h = load(grad, first + given), load(grad, second + given)
+            t = load(x, one + seen)
+            a0, c0 = add_product(g, t, a0), add_product(h, t, c0)
+            t = load(x, one + seen + 1)
+            a1, c1 = add_product(g, t, a1), add_product(h, t, c1)
+            t = load(x, one + seen + 2)
+            a2, c2 = add_product(g, t, a2), add_product(h, t, c2)
+            t = load(x, other + seen)
+            b0, d0 = add_product(g, t, b0), add_product(h, t, d0)
+            t = load(x, other + seen + 1)
+            b1, d1 = add_product(g, t, b1), add_product(h, t, d1)
+            t = load(x, other + seen + 2)
+            b2, d2 = add_product(g, t, b2), add_product(h, t, d2)
+    store(out, to[0], load(out, to[0]) + eight_totals(a0, a1, a2, zero, b0, b1, b2, zero))
+    store(out, to[1], load(out, to[1]) + eight_totals(c0, c1, c2, zero, d0, d1, d2, zero))
 
 
 @kernel
 def reflected_convolution_taps(arguments: Any) -> None:
-    """Gradients by image of `reflected_convolution`'s taps (groups, channels, 3, GROUP, 3) and bias (made)."""
-    counter, images, x, grad, statistics, active, of_taps, of_bias, channels, made, height, width = carray(
+    """Gradients by image of `reflected_convolution`'s filters (made, channels, 3, 3) and bias (made).
+
+    An item is an image. An odd channel is its own neighbour; what it gives as such is of no use.
+    """
+    counter, images, x, grad, statistics, active, of_filters, of_bias, channels, made, height, width = carray(
         arguments, (12,)
     )
-    size, row_stride, groups = height * width, width + 2, (made + GROUP - 1) // GROUP
-    padded = np.empty((height + 2) * row_stride, f32)
+    size, pairs, across = height * width, (channels + 1) // 2, (width + LANES - 1) // LANES * LANES
+    pitch = across + 2  # zeros behind a row, so that vectors may read beyond it
+    stride = (BAND + 2) * pitch
+    padded, behind = room(channels * stride), room(made * BAND * across)
+    sums = room((made + 1) * pairs * 3 * LANES)
     i = taken(counter)
     while i < images:
-        of_image = block(of_taps, i, groups * channels * 3 * GROUP * 3)
-        of_image[:] = f32(0.0)
-        for c in range(channels):
-            plane, seen = block(x, i * channels + c, size), block(statistics, i * channels + c, 2)
-            for y in range(height + 2):
-                begin = _reflected(y - 1, height) * width
-                _padded_row(
-                    plane[begin : begin + width],
-                    seen[0],
-                    seen[1],
-                    active,
-                    padded[y * row_stride : (y + 1) * row_stride],
-                )
-            for group in range(groups):
-                first, last = group * GROUP, made - 1
-                p0, p1 = block(grad, i * made + first, size), block(grad, i * made + min(first + 1, last), size)
-                p2, p3 = (
-                    block(grad, i * made + min(first + 2, last), size),
-                    block(grad, i * made + min(first + 3, last), size),
-                )
-                start = (group * channels + c) * 3 * GROUP * 3
-                for y in range(height):
-                    row = slice(y * width, (y + 1) * width)
+        sums[:] = f32(0.0)
+        for top in range(0, height, BAND):
+            rows, first = min(BAND, height - top), i * channels
+            _padded_band(
+                x + 4 * first * size, statistics + 8 * first, active, channels, height, width, top, rows, padded, pitch
+            )
+            for o in range(made):
+                plane = block(grad, i * made + o, size)
+                for y in range(rows):
+                    copy_run(plane, (top + y) * width, width, behind, (o * BAND + y) * across)
+            for o in range(0, made, 2):
+                of = o * BAND * across, min(o + 1, made - 1) * BAND * across
+                for c in range(0, channels, 2):
                     for dy in range(3):
-                        chosen = of_image[start + dy * 3 * GROUP : start + (dy + 1) * 3 * GROUP]
-                        _tap_sums(
-                            padded[(y + dy) * row_stride : (y + dy + 1) * row_stride],
-                            p0[row],
-                            p1[row],
-                            p2[row],
-                            p3[row],
-                            chosen,
-                        )
+                        at = c * stride + dy * pitch, min(c + 1, channels - 1) * stride + dy * pitch
+                        place = (o * pairs + c // 2) * 3 + dy
+                        to = place * LANES, (place + pairs * 3) * LANES
+                        _add_taps(behind, of, padded, at, rows, pitch, sums, to)
+        of_image = block(of_filters, i, made * channels * 9)
+        for row in range(made * channels * 3):
+            o, c, dy = row // (3 * channels), row // 3 % channels, row % 3
+            at = ((o * pairs + c // 2) * 3 + dy) * LANES + c % 2 * 4
+            of_image[3 * row], of_image[3 * row + 1], of_image[3 * row + 2] = sums[at], sums[at + 1], sums[at + 2]
         for o in range(made):
             block(of_bias, i * made + o, 1)[0] = total_of(block(grad, i * made + o, size))
         i = taken(counter)
-
-
-@exactly
-def _copied(row: np.ndarray, out: np.ndarray) -> None:
-    for x in range(len(row)):
-        out[x] = row[x]
 
 
 @exactly
@@ -284,27 +258,47 @@ def _add_folded(row: np.ndarray, out: np.ndarray) -> None:
     out[width - 2] += row[width + 1]
 
 
+@exactly
+def _surrounded_band(
+    grad: int, channels: int, height: int, width: int, top: int, rows: int, out: np.ndarray, stride: int
+) -> None:
+    """Rows from top - 2 to top + rows + 2 of all channels, with two columns around that stay 0; zeros where none is."""
+    pitch = width + 4
+    for c in range(channels):
+        plane = block(grad, c, height * width)
+        for y in range(rows + 5):
+            to = c * stride + y * pitch + 2
+            if 0 <= top - 2 + y < height:
+                copy_run(plane, (top - 2 + y) * width, width, out, to)
+            else:
+                out[to : to + width] = f32(0.0)
+
+
 @kernel
 def reflected_convolution_input(arguments: Any) -> None:
-    """Gradient of `reflected_convolution`'s (normalised) input, added to `out`; taps of the filters flipped."""
-    counter, images, grad, taps, out, channels, made, height, width = carray(arguments, (9,))
-    size, wide = height * width, width + 2
-    row_stride = width + 4
-    stride = (height + 4) * row_stride
-    padded, sums, start = np.zeros(channels * stride, f32), np.empty(GROUP * wide, f32), np.zeros(GROUP, f32)
-    r0, r1, r2, r3 = sums[:wide], sums[wide : 2 * wide], sums[2 * wide : 3 * wide], sums[3 * wide :]
+    """Gradient of `reflected_convolution`'s (normalised) input, added to `out`; taps of the filters flipped.
+
+    An item is BAND rows of an image.
+    """
+    counter, items, grad, taps, out, channels, made, height, width = carray(arguments, (9,))
+    size, wide, pitch, bands = height * width, width + 2, width + 4, (height + BAND - 1) // BAND
+    sizes, none = (channels, (BAND + 5) * pitch, pitch), (f32(0.0), f32(0.0), f32(0.0), f32(0.0))
+    around, sums = room(channels * sizes[1] + WIDTH), room(OUTPUTS * WIDTH)
+    made_rows = room(OUTPUTS * wide + WIDTH)
     i = taken(counter)
-    while i < images:
-        for c in range(channels):
-            plane = block(grad, i * channels + c, size)
-            for y in range(height):
-                _copied(plane[y * width : (y + 1) * width], padded[c * stride + (y + 2) * row_stride + 2 :])
-        for first in range(0, made, GROUP):
-            of_group = block(taps, first // GROUP, channels * 3 * GROUP * 3)
-            for y in range(height + 2):
-                _convolve_row(padded[y * row_stride :], stride, channels, of_group, start, r0, r1, r2, r3)
-                begin = _reflected(y - 1, height) * width
-                for o in range(min(GROUP, made - first)):
-                    whole = block(out, i * made + first + o, size)
-                    _add_folded(sums[o * wide : (o + 1) * wide], whole[begin : begin + width])
+    while i < items:
+        image, top = i // bands, i % bands * BAND
+        rows = min(BAND, height - top)
+        _surrounded_band(grad + 4 * image * channels * size, channels, height, width, top, rows, around, sizes[1])
+        for o in range(0, made, OUTPUTS):
+            of_group, some = block(taps, o // OUTPUTS, channels * 9 * OUTPUTS), min(OUTPUTS, made - o)
+            for y in range(top - 1, top + rows + 2):  # rows -1 and `height` are those of the padding
+                row = _reflected(y, height)
+                if row < top or row >= top + rows:
+                    continue
+                out_row = made_rows, 0, wide, some
+                _row_convolved(of_group, none, around, (y + 1 - top) * pitch, sizes, sums, wide, out_row)
+                for k in range(some):
+                    whole = block(out, image * made + o + k, size)
+                    _add_folded(made_rows[k * wide : (k + 1) * wide], whole[row * width : (row + 1) * width])
         i = taken(counter)

@@ -21,41 +21,9 @@ from mhvae_kit.kernels.lanes import (
     room,
     spread,
     store,
-    store_row,
 )
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
-
-
-@exactly
-def _window_product(
-    filters: np.ndarray, x: np.ndarray, at: int, channels: int, tall: int, plane: int, pitch: int, out: np.ndarray
-) -> None:
-    """OUTPUTS sums over channels and taps for WIDTH neighbouring pixels, (OUTPUTS, WIDTH).
-
-    The first pixel sees the window from `at` on; filters are (channels, tall, FILTER, OUTPUTS).
-    """
-    zero = spread(f32(0.0))
-    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
-    c0, c1, c2, d0, d1, d2 = zero, zero, zero, zero, zero, zero
-    of = 0
-    for c in range(channels):
-        for ky in range(tall):
-            seen = at + c * plane + ky * pitch
-            for kx in range(FILTER):
-                x0, x1, x2 = load(x, seen + kx), load(x, seen + kx + LANES), load(x, seen + kx + 2 * LANES)
-                w = spread(filters[of])
-                a0, a1, a2 = add_product(w, x0, a0), add_product(w, x1, a1), add_product(w, x2, a2)
-                w = spread(filters[of + 1])
-                b0, b1, b2 = add_product(w, x0, b0), add_product(w, x1, b1), add_product(w, x2, b2)
-                w = spread(filters[of + 2])
-                c0, c1, c2 = add_product(w, x0, c0), add_product(w, x1, c1), add_product(w, x2, c2)
-                w = spread(filters[of + 3])
-                d0, d1, d2 = add_product(w, x0, d0), add_product(w, x1, d1), add_product(w, x2, d2)
-                of += OUTPUTS
-    store_row(out, 0, a0, a1, a2)
-    store_row(out, WIDTH, b0, b1, b2)
-    store_row(out, 2 * WIDTH, c0, c1, c2)
-    store_row(out, 3 * WIDTH, d0, d1, d2)
+from mhvae_kit.kernels.windows import window_product
 
 
 @kernel
@@ -69,21 +37,21 @@ def large_filters(arguments: Any) -> None:
     counter, items, x, filters, bias, out, n_in, n_out, together, tall, height, width = given
     pitch, rows = width + FILTER - 1, height // together
     plane, size = (height + FILTER - 1) * pitch, OUTPUTS * n_in * tall * FILTER
-    sums, start = room(OUTPUTS * WIDTH), block(bias, 0, n_out)
+    sums, added = room(OUTPUTS * WIDTH), block(bias, 0, n_out)
     i = taken(counter)
     while i < items:
         image, y = i // rows, i % rows * together
         seen, made = block(x, image, n_in * plane), block(out, image, n_out * height * width)
         for o in range(0, n_out, OUTPUTS // together):
             of_outputs = block(filters, o * together // OUTPUTS, size)
+            last = n_out - 1
+            start = added[o], added[min(o + 1, last)], added[min(o + 2, last)], added[min(o + 3, last)]
             for left in range(0, width, WIDTH):
                 column = min(left, width - WIDTH)
-                _window_product(of_outputs, seen, y * pitch + column, n_in, tall, plane, pitch, sums)
+                at = y * pitch + column
+                window_product(of_outputs, tall, FILTER, start, seen, at, n_in, plane, pitch, sums)
                 for k in range(OUTPUTS):
                     channel, row = (o + k, y) if together == 1 else (o, y + k)
-                    added = spread(start[channel])
-                    for at in range(k * WIDTH, (k + 1) * WIDTH, LANES):
-                        store(sums, at, load(sums, at) + added)
                     copy_run(sums, k * WIDTH, WIDTH, made, (channel * height + row) * width + column)
         i = taken(counter)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mhvae_kit.kernels import BAND, GROUP, team
+from mhvae_kit.kernels import BAND, OUTPUTS, team
 from mhvae_kit.kernels.team import plane_size, planes
 
 FEWER_THAN = 16  # channels, from which torch's convolutions are quicker
@@ -56,19 +56,19 @@ def _statistics(x: Tensor) -> Tensor:
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """Filters (D, C, 3, 3) as (groups, C, 3, GROUP, 3), with zeros for outputs that the last group lacks."""
+    """Filters (D, C, 3, 3) as (groups, C, 3, 3, OUTPUTS), with zeros for outputs that the last group lacks."""
     n_out, n_in = weight.shape[:2]
-    groups = -(-n_out // GROUP)
-    whole = weight.new_zeros(groups * GROUP, n_in, 3, 3)
+    groups = -(-n_out // OUTPUTS)
+    whole = weight.new_zeros(groups * OUTPUTS, n_in, 3, 3)
     whole[:n_out] = weight
-    return whole.view(groups, GROUP, n_in, 3, 3).permute(0, 2, 3, 1, 4).contiguous()
+    return whole.view(groups, OUTPUTS, n_in, 3, 3).permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor | None = None) -> Tensor:
     """Convolution, padded by reflection, of x, or with its statistics of ReLU of its instance norm."""
     n_out, taps = len(weight), _taps(weight)
     y = x.new_empty(len(x), n_out, *x.shape[2:])
-    start = bias.new_zeros(len(taps) * GROUP)
+    start = bias.new_zeros(len(taps) * OUTPUTS)
     start[:n_out] = bias
     bands = len(x) * -(-x.shape[2] // BAND)
     seen = x if statistics is None else statistics  # anything: it is not read without
@@ -89,18 +89,18 @@ def _parameter_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the filters and the bias of `_convolved`."""
     n_out, n_in = weight.shape[:2]
-    taps = x.new_empty(len(x), -(-n_out // GROUP), n_in, 3, GROUP, 3)
+    filters = x.new_empty(len(x), n_out, n_in, 3, 3)
     bias = x.new_empty(len(x), n_out)
     seen = x if statistics is None else statistics
-    arguments = (x, grad, seen, int(statistics is not None), taps, bias, n_in, n_out, *x.shape[2:])
+    arguments = (x, grad, seen, int(statistics is not None), filters, bias, n_in, n_out, *x.shape[2:])
     team.run("reflected_convolution_taps", len(x), *arguments)
-    filters = taps.sum(0).permute(0, 3, 1, 2, 4).reshape(-1, n_in, 3, 3)
-    return filters[:n_out], bias.sum(0)
+    return filters.sum(0), bias.sum(0)
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     """`out` plus the gradient of what `_convolved` convolves, written over it."""
     n_out, n_in = weight.shape[:2]
     flipped = _taps(weight.flip(2, 3).transpose(0, 1))
-    team.run("reflected_convolution_input", len(grad), grad, flipped, out, n_out, n_in, *grad.shape[2:])
+    bands = len(grad) * -(-grad.shape[2] // BAND)
+    team.run("reflected_convolution_input", bands, grad, flipped, out, n_out, n_in, *grad.shape[2:])
     return out

@@ -22,6 +22,8 @@ CELLS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = 
     "expert": (lambda: blocks.ExpertHead(6, 2), ((2, 6, 10, 7), (2, 6, 10, 7))),
     "residual, 8 channels": (lambda: blocks.ResidualBlock(8), ((3, 8, 19, 12),)),
     "residual, 6 channels": (lambda: blocks.ResidualBlock(6), ((2, 6, 35, 9),)),
+    "residual, last band of one row": (lambda: blocks.ResidualBlock(5), ((2, 5, 17, 9),)),
+    "residual, rows of many vectors": (lambda: blocks.ResidualBlock(8), ((2, 8, 18, 101),)),
     "residual, 1 channel": (lambda: blocks.ResidualBlock(1), ((2, 1, 16, 16),)),
     "residual, smallest map": (lambda: blocks.ResidualBlock(3), ((1, 3, 2, 2),)),
     "residual, 16 channels": (lambda: blocks.ResidualBlock(16), ((2, 16, 6, 6),)),
