@@ -41,7 +41,12 @@ def product(power: int, *factors: Tensor) -> tuple[Tensor, Tensor]:
 
 def divergence(q_mean: Tensor, q_log_std: Tensor, p_mean: Tensor, p_log_std: Tensor) -> Tensor:
     """KL(q || p) of (B, ...), in nats, (B,)."""
-    return _Divergence.apply(q_mean, q_log_std, p_mean, p_log_std)
+    return _Nats.apply("gaussian_divergence", q_mean, q_log_std, p_mean, p_log_std)
+
+
+def log_ratio(q_mean: Tensor, q_log_std: Tensor, p_mean: Tensor, p_log_std: Tensor, value: Tensor) -> Tensor:
+    """log q(value) - log p(value), all (B, ...), in nats, (B,)."""
+    return _Nats.apply("gaussian_log_ratio", q_mean, q_log_std, p_mean, p_log_std, value)
 
 
 def draw(mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Tensor:
@@ -87,25 +92,28 @@ class _Product(torch.autograd.Function):
         return None, *out.unbind()
 
 
-class _Divergence(torch.autograd.Function):
+class _Nats(torch.autograd.Function):
+    """A sum over each image of (B, ...) by a kernel, with gradients of all parts by another of the same name."""
+
     @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, kernel: str, *parts: Tensor) -> Tensor:
         places = [_placed(t) for t in parts]
         x = parts[0]
         nats = x.new_empty(len(x), _runs(x))
-        team.run("gaussian_divergence", _items(x), x[0].numel(), nats, *_flat(places))
+        team.run(kernel, _items(x), x[0].numel(), nats, *_flat(places))
         ctx.save_for_backward(*(t for t, _ in places))
+        ctx.kernel = kernel
         return nats.sum(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         parts = ctx.saved_tensors
         x = parts[0]
-        out, places = x.new_empty(4, *x.shape), _flat(_placed(t) for t in parts)
+        out, places = x.new_empty(len(parts), *x.shape), _flat(_placed(t) for t in parts)
         given = (x[0].numel(), len(x), grad.contiguous(), out)
-        team.run("gaussian_divergence_gradient", _items(x), *given, *places)
-        return out.unbind()
+        team.run(f"{ctx.kernel}_gradient", _items(x), *given, *places)
+        return None, *out.unbind()
 
 
 class _Draw(torch.autograd.Function):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mhvae_kit import gaussian_kernels
-from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
+from mhvae_kit.gaussian import Gaussian, kl_divergence, kl_one_sample, product_of_experts
 from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.networks.blocks import soft_clamp
 
@@ -59,6 +59,21 @@ def test_a_product(rule, n):
 
 def test_a_divergence():
     assert_as_in_float64(lambda *stacked: [kl_divergence(*gaussians(list(stacked)))], heads(2))
+
+
+def test_a_divergence_from_one_draw():
+    def estimate(q: Tensor, p: Tensor, value: Tensor) -> list[Tensor]:
+        return [kl_one_sample(*gaussians([q, p]), value)]
+
+    assert_as_in_float64(estimate, [*heads(2), noise(*SHAPE, seed=5)])
+
+
+def test_gradients_of_one_draws_divergence_go_through_the_draw():
+    def estimate(q_head: Tensor, p_head: Tensor, by: Tensor) -> list[Tensor]:
+        q, p = gaussians([q_head, p_head])
+        return [kl_one_sample(q, p, q.sample(by))]
+
+    assert_as_in_float64(estimate, [*heads(2), noise(*SHAPE, seed=5)])
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])

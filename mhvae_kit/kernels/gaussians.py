@@ -54,6 +54,19 @@ def _four_parts(
 
 
 @exactly
+def _four_results(
+    out: int, size: int, images: int, image: int, first: int, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`_part` of the first four of tensors that lie behind each other."""
+    return (
+        _part(out, size, image, first, n),
+        _part(out, size, images + image, first, n),
+        _part(out, size, 2 * images + image, first, n),
+        _part(out, size, 3 * images + image, first, n),
+    )
+
+
+@exactly
 def _add_factor(mean: np.ndarray, log_std: np.ndarray, power: float, weights: np.ndarray, weighted: np.ndarray) -> None:
     for i in range(len(mean)):
         weight = exponential(power * log_std[i])
@@ -183,13 +196,70 @@ def gaussian_divergence_gradient(arguments: Any) -> None:
     i = taken(counter)
     while i < items:
         image, first, some = _place(i, size)
-        made = (
-            _part(out, size, image, first, some),
-            _part(out, size, images + image, first, some),
-            _part(out, size, 2 * images + image, first, some),
-            _part(out, size, 3 * images + image, first, some),
-        )
+        made = _four_results(out, size, images, image, first, some)
         _nats_gradient(_four_parts(places, image, first, some), block(behind, image, 1)[0], made)
+        i = taken(counter)
+
+
+@summing
+def _sampled_nats(parts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], value: np.ndarray) -> float:
+    q_mean, q_log_std, p_mean, p_log_std = parts
+    nats = f32(0.0)
+    for i in range(len(value)):
+        of_q = (value[i] - q_mean[i]) * exponential(-q_log_std[i])
+        of_p = (value[i] - p_mean[i]) * exponential(-p_log_std[i])
+        nats += f32(0.5) * (of_p * of_p - of_q * of_q) + (p_log_std[i] - q_log_std[i])
+    return nats
+
+
+@kernel
+def gaussian_log_ratio(arguments: Any) -> None:
+    """log q(value) - log p(value) of each run of values, (B, runs)."""
+    counter, items, size, out = carray(arguments, (4,))
+    places = carray(arguments, (14,))[4:]
+    i = taken(counter)
+    while i < items:
+        image, first, some = _place(i, size)
+        value = _part(places[8], places[9], image, first, some)
+        block(out, i, 1)[0] = _sampled_nats(_four_parts(places, image, first, some), value)
+        i = taken(counter)
+
+
+@exactly
+def _sampled_nats_gradient(
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    value: np.ndarray,
+    behind: float,
+    out: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    of_value: np.ndarray,
+) -> None:
+    q_mean, q_log_std, p_mean, p_log_std = parts
+    of_q_mean, of_q_log_std, of_p_mean, of_p_log_std = out
+    for i in range(len(value)):
+        q_inverse, p_inverse = exponential(-q_log_std[i]), exponential(-p_log_std[i])
+        of_q, of_p = (value[i] - q_mean[i]) * q_inverse, (value[i] - p_mean[i]) * p_inverse
+        of_q_mean[i] = behind * of_q * q_inverse
+        of_q_log_std[i] = behind * (of_q * of_q - f32(1.0))
+        of_p_mean[i] = -(behind * of_p * p_inverse)
+        of_p_log_std[i] = behind * (f32(1.0) - of_p * of_p)
+        of_value[i] = behind * (of_p * p_inverse - of_q * q_inverse)
+
+
+@kernel
+def gaussian_log_ratio_gradient(arguments: Any) -> None:
+    """Gradients of q and p as in `gaussian_divergence_gradient`, and of the value: (5, B, size)."""
+    counter, items, size, images, behind, out = carray(arguments, (6,))
+    places = carray(arguments, (16,))[6:]
+    i = taken(counter)
+    while i < items:
+        image, first, some = _place(i, size)
+        made = _four_results(out, size, images, image, first, some)
+        value, of_value = (
+            _part(places[8], places[9], image, first, some),
+            _part(out, size, 4 * images + image, first, some),
+        )
+        parts, given = _four_parts(places, image, first, some), block(behind, image, 1)[0]
+        _sampled_nats_gradient(parts, value, given, made, of_value)
         i = taken(counter)
 
 
