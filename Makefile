@@ -3,7 +3,7 @@
 # make table1 every compared method, trained and scored under one protocol      make gallery  a static site of the notebooks
 # make outputs run notebook 05 again and keep its outputs, which nbval compares
 #
-# Options: CORES=4             cores that Snakemake may use (2)
+# Options: CORES=4             cores that Snakemake and the tests may use (2)
 #          PRESET=smoke        preset of `make report`, `make gallery` and `make table1` (demo)
 #          ONLY=blur,rigid     some conditions of `make degradation`
 #          PYTHON=python3.12   the interpreter that makes .venv
@@ -92,8 +92,9 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
+# Files side by side; threads that wait must then not keep a core busy.
 test: lint
-	@$(BIN)/python -m pytest
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadfile
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks

@@ -36,22 +36,22 @@ def product(power: int, *factors: Tensor) -> tuple[Tensor, Tensor]:
         power: -2 where precisions add, -1 where inverse standard deviations do.
         factors: mean, log_std, mean, log_std, ...
     """
-    return _Product.apply(power, *factors)
+    return team.applied(_Product, power, *factors)
 
 
 def divergence(q_mean: Tensor, q_log_std: Tensor, p_mean: Tensor, p_log_std: Tensor) -> Tensor:
     """KL(q || p) of (B, ...), in nats, (B,)."""
-    return _Nats.apply("gaussian_divergence", q_mean, q_log_std, p_mean, p_log_std)
+    return team.applied(_Nats, "gaussian_divergence", q_mean, q_log_std, p_mean, p_log_std)
 
 
 def log_ratio(q_mean: Tensor, q_log_std: Tensor, p_mean: Tensor, p_log_std: Tensor, value: Tensor) -> Tensor:
     """log q(value) - log p(value), all (B, ...), in nats, (B,)."""
-    return _Nats.apply("gaussian_log_ratio", q_mean, q_log_std, p_mean, p_log_std, value)
+    return team.applied(_Nats, "gaussian_log_ratio", q_mean, q_log_std, p_mean, p_log_std, value)
 
 
 def draw(mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Tensor:
     """mean + temperature * std * noise, all (B, ...)."""
-    return _Draw.apply(mean, log_std, noise, temperature)
+    return team.applied(_Draw, mean, log_std, noise, temperature)
 
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:

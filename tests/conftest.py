@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before any test module imports the kit: the cache survives in pytest's own folder, which git ignores.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["MHVAE_CACHE"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "mhvae")
+
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else runs
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

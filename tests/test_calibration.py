@@ -43,7 +43,7 @@ def test_the_ends_are_order_statistics(k):
     assert (low, high) == (pytest.approx(i - 1), pytest.approx(k - i))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([(9, 0.8), (19, 0.9), (19, 0.5), (39, 0.95)]))
 def test_one_more_draw_is_held_as_often_as_claimed(seed, setting):
     k, level = setting

@@ -94,7 +94,7 @@ def test_small_values_keep_their_digits_in_a_soft_clamp():
     torch.testing.assert_close(soft_clamp(x, 10.0), (10 * (x.double() / 10).tanh()).float(), rtol=5e-7, atol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(3)), st.floats(-9, 9), st.sampled_from(["precision", "scale"]))
 def test_the_order_of_experts_does_not_matter(order, spread, rule):
     prior, *experts = gaussians(heads(4))

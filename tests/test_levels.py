@@ -247,7 +247,7 @@ def test_one_redraw_shows_no_change():
         levels.change_spectrum(np.zeros((1, 16, 16)), np.ones((16, 16), bool), 1.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.01, 10), min_size=5, max_size=5), st.floats(0.01, 100))
 def test_the_centroid_lies_among_the_frequencies_and_ignores_the_scale(power, factor):
     f = np.linspace(0.1, 0.5, 5)

@@ -156,7 +156,7 @@ def test_more_damage_means_a_lower_score(pair, score, damage):
     assert all((a > b).all() for a, b in itertools.pairwise(scores))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images, images)
 def test_scores_are_symmetric_and_bounded(a, b):
     np.testing.assert_allclose(metrics.psnr(a, b, data_range=2), metrics.psnr(b, a, data_range=2))
@@ -166,14 +166,14 @@ def test_scores_are_symmetric_and_bounded(a, b):
     assert metrics.psnr(a, b, data_range=2)[0] >= -1e-9
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(images)
 def test_an_image_is_identical_to_itself(a):
     assert metrics.ssim(a, a, data_range=2)[0] == pytest.approx(1.0)
     assert metrics.mae(a, a, data_range=2)[0] == 0.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(images, images, st.sampled_from([2.0, 10.0, 127.5]))
 def test_scores_do_not_depend_on_the_scale_of_images_and_range_together(a, b, factor):
     one = [score((a + 1), (b + 1), data_range=2, low=0) for score in (metrics.psnr, metrics.ssim)]
@@ -361,7 +361,7 @@ def test_spectrum_distance_by_hand():
     np.testing.assert_allclose(metrics.spectrum_distance_db(np.stack([power, power * 100]), power), [0, 20])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(*[hnp.arrays(np.float64, 5, elements=st.floats(1e-6, 1e6)) for _ in range(3)])
 def test_spectrum_distance_is_a_metric(a, b, c):
     distance = metrics.spectrum_distance_db

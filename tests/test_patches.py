@@ -54,7 +54,7 @@ def test_distance_agrees_with_scipy_on_one_band():
     assert made == pytest.approx([sliced / spread], rel=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.sampled_from([1, 2, 3]))
 def test_identical_images_have_no_distance(seed, n_levels):
     image = speckle(seed)

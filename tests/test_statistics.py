@@ -25,7 +25,7 @@ def test_p_value_by_hand():
     assert sign_flip_p([1, 2, -3]) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(differences)
 def test_p_value_counts_every_pattern_of_signs(values):
     sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in _signs(len(values))]
@@ -42,7 +42,7 @@ def test_p_value_agrees_with_scipy():
     assert sign_flip_p(values) == pytest.approx(expected.pvalue)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(differences, st.floats(0.01, 100))
 def test_p_value_does_not_depend_on_order_direction_or_unit(values, unit):
     expected = sign_flip_p(values)
@@ -81,7 +81,7 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5))
 def test_holm_is_closed_bonferroni_testing(hundredths):
     """Corrected, a hypothesis has the largest Bonferroni p value of all the sets of hypotheses it belongs to."""

@@ -117,7 +117,7 @@ def test_what_lies_outside_the_models_frame_stays_background(run, volume):
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_without_resampling_the_way_back_undoes_the_way_there(shape, size):
     fit = PlaneFit.between(shape, (1.0, 1.0), size, None)
     image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -231,7 +231,7 @@ def test_intensities_are_those_of_a_volume_read_whole(nifti, volume, tmp_path):
 
 
 @given(n=st.integers(1, 5000), parts=st.integers(1, 7), seed=st.integers(0, 99), linear=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_upper_quantile_of_a_stream_is_exact(n, parts, seed, linear):
     values = np.random.default_rng(seed).gamma(2.0, 100.0, n).astype(np.float32)
     tail = UpperTail(n)

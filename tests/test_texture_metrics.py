@@ -205,7 +205,7 @@ def test_power_below_the_step_of_8_bits_weighs_nothing():
     assert metrics.radial_spectrum_distance_db(dust, smooth, data_range=2)[0] < 0.01
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.01, 100), st.floats(0.01, 100))
 def test_log_ratio_is_symmetric_and_counts_factors(a, b):
     one, other = np.array([a]), np.array([b])

@@ -1,4 +1,4 @@
-"""Gates of the channels of bfloat16 maps, from their sums."""
+"""Gates of the channels of maps, from their means or sums."""
 
 from __future__ import annotations
 
@@ -63,4 +63,25 @@ def last_gate(arguments: Any) -> None:
                     made[first + c] = narrowed(filters[first + c] * gate[c])
         else:
             _gate(means, squeeze, squeeze_bias, excite, excite_bias, hidden, block(out, i, channels))
+        i = taken(counter)
+
+
+@kernel
+def gate(arguments: Any) -> None:
+    """Gates of an image's channels from their means, (images, channels), or with `outputs` filters times them."""
+    counter, images, means, w1, b1, w2, b2, hiddens, weight, outputs, out, channels = carray(arguments, (12,))
+    squeeze, squeeze_bias = block(w1, 0, hiddens * channels), block(b1, 0, hiddens)
+    excite, excite_bias = block(w2, 0, channels * hiddens), block(b2, 0, channels)
+    factors, hidden = np.empty(channels, f32), np.empty(hiddens, f32)
+    i = taken(counter)
+    while i < images:
+        seen = block(means, i, channels)
+        if outputs:
+            _gate(seen, squeeze, squeeze_bias, excite, excite_bias, hidden, factors)
+            filters, made = block(weight, 0, outputs * channels), block(out, i, outputs * channels)
+            for first in range(0, outputs * channels, channels):
+                for c in range(channels):
+                    made[first + c] = filters[first + c] * factors[c]
+        else:
+            _gate(seen, squeeze, squeeze_bias, excite, excite_bias, hidden, block(out, i, channels))
         i = taken(counter)

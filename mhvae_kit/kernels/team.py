@@ -77,6 +77,20 @@ def can_run() -> bool:
     )
 
 
+class _Forgetful:
+    """What a function keeps for its backward pass is forgotten."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        pass
+
+
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """`function.apply(*arguments)`; without gradients its forward pass alone, which saves autograd's preparations."""
+    if torch.is_grad_enabled():
+        return function.apply(*arguments)
+    return function.forward(_Forgetful(), *arguments)
+
+
 def planes(x: Tensor) -> int:
     """How many channels all images of a map (B, C, H, W) have together."""
     return x.shape[0] * x.shape[1]

@@ -38,6 +38,8 @@ class SqueezeExcitation(nn.Module):
 
     def factor(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the gate (B, C), in (0, 1)."""
+        if self._is_quick_for(x):
+            return fused.gate(x.mean((2, 3)), self.squeeze, self.excite)
         return self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,13 +53,19 @@ class SqueezeExcitation(nn.Module):
         """
         if bfloat16.applies_to(x, self.squeeze.weight, self.excite.weight):
             return bfloat16.gated_product(x, sums, self.squeeze, self.excite, projection)
+        if self._is_quick_for(x):
+            return fused.gated_product(x, x.mean((2, 3)), self.squeeze, self.excite, projection)
         return pointwise_product(x, projection.weight, projection.bias, self.factor(x))
 
     def onto(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + self(y), both (B, C, H, W)."""
+        """x + self(y), both (B, C, H, W); without gradients written over y, which the caller must own."""
         if bfloat16.applies_to(y, self.squeeze.weight, self.excite.weight):
             return bfloat16.gated_onto(x, y, self.squeeze, self.excite)
-        return torch.addcmul(x, y, self.factor(y)[:, :, None, None])
+        factor = self.factor(y)[:, :, None, None]
+        return torch.addcmul(x, y, factor, out=y) if self._is_quick_for(y) else torch.addcmul(x, y, factor)
+
+    def _is_quick_for(self, x: Tensor) -> bool:
+        return without_gradients(x) and team.apply_to(x, self.squeeze.weight, self.excite.weight)
 
 
 class WideBlock(nn.Module):
@@ -113,7 +121,7 @@ class ResidualSECell(WideBlock):
         return self._run(x, channels=x.shape[1])
 
     def _forward(self, x: Tensor) -> Tensor:
-        y = norm_silu_convolution(norm_silu_convolution(x, self.conv1), self.conv2)
+        y = norm_silu_convolution(norm_silu_convolution(x, self.conv1), self.conv2, own=True)
         return self.gate.onto(x, y)
 
 
@@ -202,8 +210,8 @@ class ExpertHead(WideBlock):
         if bfloat16.applies_to(feature) and skip.dtype == feature.dtype:
             y = self.conv1(bfloat16.norm_silu_of_both(feature, skip))
         else:
-            y = norm_silu_convolution(torch.cat((feature, skip), 1), self.conv1)
-        return self.gate.projected(norm_silu_convolution(y, self.conv2), self.project)
+            y = norm_silu_convolution(torch.cat((feature, skip), 1), self.conv1, own=True)
+        return self.gate.projected(norm_silu_convolution(y, self.conv2, own=True), self.project)
 
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:
@@ -213,7 +221,7 @@ def pointwise(channels: int, latent_channels: int) -> nn.Module:
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:
     """limit * tanh(x / limit), in float32 whatever the precision of x; keeps its result alone for the backward pass."""
-    return _SoftClamp.apply(x, limit)
+    return team.applied(_SoftClamp, x, limit)
 
 
 class _SoftClamp(torch.autograd.Function):

@@ -24,12 +24,18 @@ PART_BYTES = 16 * 2**20  # of a wide map that is made for a part of the batch an
 
 def norm_silu(x: Tensor) -> Tensor:
     """SiLU of the instance norm, (B, C, H, W) to the same shape."""
-    return _NormSiLU.apply(x.contiguous())
+    return team.applied(_NormSiLU, x.contiguous())
 
 
-def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """A convolution, of stride 1 with zero padding, of SiLU of the instance norm: (B, C, H, W) to (B, D, H', W')."""
-    return _NormSiLUConvolution.apply(x.contiguous(), convolution.weight, convolution.bias, convolution.padding[0])
+def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
+    """A convolution, of stride 1 with zero padding, of SiLU of the instance norm: (B, C, H, W) to (B, D, H', W').
+
+    Without gradients it may write over an x that is the caller's `own`.
+    """
+    x, (weight, bias, padding) = x.contiguous(), (convolution.weight, convolution.bias, convolution.padding[0])
+    if torch.is_grad_enabled():
+        return _NormSiLUConvolution.apply(x, weight, bias, padding)
+    return quick_convolution(_activated(x, out=x if own else None)[0], weight, bias, padding, 1)
 
 
 def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Tensor:
@@ -61,9 +67,32 @@ def depthwise_gated_over(
     """
     means, weight = x.new_empty(x.shape[:2]), depthwise.weight.contiguous()
     team.run("norm_silu_depthwise_norm_silu", planes(x), x, weight, depthwise.bias, means, *x.shape[1:])
-    gate = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
-    filters = _gated_filters(projection.weight, means, *gate)
+    return gated_product(x, means, squeeze, excite, projection)
+
+
+def gated_product(x: Tensor, means: Tensor, squeeze: nn.Linear, excite: nn.Linear, projection: nn.Module) -> Tensor:
+    """A 1x1 convolution of x, each channel of which is multiplied by a gate, without gradients.
+
+    (B, C, H, W) to (B, D, H, W); `means` (B, C) are those of x, other arguments as in `norm_silu_gated`.
+    """
+    weight = projection.weight.contiguous()
+    filters = x.new_empty(len(x), *weight.shape[:2])
+    _run_gate(means, squeeze, excite, weight, len(weight), filters)
     return _product(x, filters, projection.bias)
+
+
+def gate(means: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
+    """A factor for each channel from the means of all, (B, C) to (B, C), without gradients; arguments as above."""
+    out = torch.empty_like(means)
+    _run_gate(means, squeeze, excite, 0, 0, out)
+    return out
+
+
+def _run_gate(
+    means: Tensor, squeeze: nn.Linear, excite: nn.Linear, weight: Tensor | int, outputs: int, out: Tensor
+) -> None:
+    layers = (squeeze.weight.contiguous(), squeeze.bias, excite.weight.contiguous(), excite.bias, squeeze.out_features)
+    team.run("gate", len(means), means.contiguous(), *layers, weight, outputs, out, means.shape[1])
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -153,6 +182,8 @@ def _product(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     """A 1x1 convolution with filters (B, D, C) of every image."""
     if pointwise.is_quick_for(x, filters):
         return pointwise.product(x, filters, bias)
+    if bias is None:
+        return torch.bmm(filters, x.flatten(2)).unflatten(2, x.shape[2:])
     return torch.baddbmm(bias[:, None], filters, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
@@ -175,9 +206,9 @@ def _statistics(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:2], 3)
 
 
-def _activated(x: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """SiLU of the instance norm, and the statistics, written to those that are given."""
-    y = torch.empty_like(x)
+def _activated(x: Tensor, statistics: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """SiLU of the instance norm, and the statistics, written to what is given for them; `out` may be x."""
+    y = torch.empty_like(x) if out is None else out
     statistics = _statistics(x) if statistics is None else statistics
     team.run("norm_silu", planes(x), x, y, statistics, plane_size(x))
     return y, statistics

@@ -33,8 +33,11 @@ def norm_silu(x: Tensor) -> Tensor:
     return F.silu(instance_norm(x), inplace=without_gradients(x))
 
 
-def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """Instance norm, SiLU, then a convolution of stride 1 with zero padding."""
+def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
+    """Instance norm, SiLU, then a convolution of stride 1 with zero padding.
+
+    Without gradients it may write over an x that is the caller's `own`.
+    """
     if team.apply_to(x, convolution.weight):
-        return fused.norm_silu_convolution(x, convolution)
+        return fused.norm_silu_convolution(x, convolution, own)
     return convolution(norm_silu(x))

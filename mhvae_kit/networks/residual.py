@@ -21,7 +21,7 @@ def is_quick_for(x: Tensor, convolution: nn.Conv2d) -> bool:
 
 def residual(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
     """x + norm(second(relu(norm(first(x))))), both 3x3 and padded by reflection; (B, C, H, W) to the same shape."""
-    return _Residual.apply(x.contiguous(), first.weight, first.bias, second.weight, second.bias)
+    return team.applied(_Residual, x.contiguous(), first.weight, first.bias, second.weight, second.bias)
 
 
 class _Residual(torch.autograd.Function):

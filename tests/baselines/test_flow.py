@@ -85,7 +85,7 @@ def test_the_line_from_image_to_noise():
 
 
 @given(st.integers(1, 60), st.floats(-2, 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_constant_velocity_is_followed_exactly(steps, value):
     start = torch.linspace(-1, 1, 8).reshape(2, 1, 2, 2)
     torch.testing.assert_close(integrate(lambda x, t: torch.full_like(x, value), start, steps), start + value)
@@ -241,7 +241,7 @@ def test_nothing_inside_the_fan_is_refused_when_only_that_counts():
 
 
 @given(st.integers(1, 9), st.integers(0, 100))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_times_are_spread_over_the_whole_range(n, seed):
     times = RectifiedFlow._draw_times(n, torch.Generator().manual_seed(seed))
     assert (times * n / 1000).long().tolist() == list(range(n))

@@ -62,7 +62,7 @@ def test_losses_by_hand():
 
 
 @given(score=st.floats(-20, 20), real=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bce_is_the_negative_log_likelihood(score, real):
     probability = 1 / (1 + math.exp(-score if real else score))
     assert float(gan_loss(torch.tensor([score]), real, "bce")) == pytest.approx(-math.log(probability), abs=1e-5)

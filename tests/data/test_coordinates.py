@@ -40,7 +40,7 @@ def array() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, SHAPE, dtype=np.uint8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.tuples(*[st.floats(-180, 180)] * 3), st.tuples(*[st.floats(0.1, 5)] * 3), st.tuples(*[st.floats(-300, 300)] * 3)
 )

@@ -65,7 +65,7 @@ def test_an_empty_reference_has_no_box(block):
         foreground_box(block * 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.1, 1000), st.integers(0, 2**31))
 def test_bytes_fill_their_range_and_only_the_outside_is_zero(scale, seed):
     values = np.random.default_rng(seed).random((3, 8, 8)) * scale

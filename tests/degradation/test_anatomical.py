@@ -57,7 +57,7 @@ def test_rigid_shifts_are_in_millimetres():
     assert np.hypot(*found) == pytest.approx(5.0, abs=0.15)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rms_mm=st.floats(0.1, 20), spacing_mm=st.sampled_from([0.5, 1.0, 1.5]), seed=st.integers(0, 2**31 - 1))
 def test_an_elastic_field_has_the_asked_root_mean_square(rms_mm, spacing_mm, seed):
     field = anatomical.elastic_px((4, 24, 20), rms_mm, seed, spacing_mm)

@@ -10,7 +10,7 @@ from made_scene import APEX_ROW, HALF_ANGLE, MIDDLE, RADII, SIDE, beam_of, fan_o
 
 from mhvae_kit.degradation import geometry
 
-SETTINGS = settings(max_examples=20, deadline=None)
+SETTINGS = settings(max_examples=20)
 
 
 def test_framed_clips_the_fan_and_blackens_the_rest():

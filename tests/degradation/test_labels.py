@@ -52,7 +52,7 @@ def test_an_affine_error_is_affine_and_a_deformed_one_is_not(monkeypatch):
     assert bends[0] < 1e-4 < bends[1]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), deform=st.booleans())
 def test_no_error_changes_nothing(seed, deform):
     moved, drawn = propagated(LABELS, 0, 1.0, rng(seed), deform=deform)

@@ -92,7 +92,7 @@ def test_norm_silu_and_a_depthwise_filter_whose_totals_the_next_norm_takes(name)
     assert_rounded(bfloat16.norm_silu(made)[0], F.silu(norm(made.values)), slack=3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     batch=st.integers(1, 3), vectors=st.integers(1, 5), height=st.integers(2, 60), width=st.integers(2, 40),
 )  # fmt: skip

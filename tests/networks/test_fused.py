@@ -138,6 +138,38 @@ def test_a_residual_block_keeps_two_maps_besides_its_input():
     assert kept(lambda: block(x), x, *block.parameters()) == [(2, 4, 8, 8)] * 2
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gated_product_without_gradients_is_that_of_its_pieces(bias):
+    gate, projection = made(lambda: blocks.SqueezeExcitation(40)), made(lambda: nn.Conv2d(40, 6, 1, bias=bias))
+    x = noise(3, 40, 7, 9)
+    with torch.no_grad():
+        got, factor = gate.projected(x, projection), gate.factor(x)
+        exact = gate.double().factor(x.double())
+        torch.testing.assert_close(factor, exact.float(), rtol=1e-5, atol=1e-6)
+        expected = projection.double()(x.double() * exact[:, :, None, None]).float()
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_map_is_written_over_only_where_it_is_the_callers_own(own):
+    convolution, x = made(lambda: nn.Conv2d(8, 8, 3, padding=1)), noise(2, 8, 24, 24)
+    before = x.clone()
+    expected = fused.norm_silu_convolution(x, convolution, own=True)
+    assert torch.equal(x, before)  # gradients need it
+    with torch.no_grad():
+        assert torch.equal(fused.norm_silu_convolution(x, convolution, own), expected)
+    assert torch.equal(x, before) != own
+
+
+@pytest.mark.parametrize("cell", ["encoder", "mobilenet", "top-down", "expert", "head"])
+def test_no_cell_writes_over_what_it_is_given(cell):
+    make, shapes = CELLS[cell]
+    given = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
+    with torch.no_grad():
+        made(make)(*given)
+    assert all(torch.equal(x, noise(*x.shape, seed=i)) for i, x in enumerate(given))
+
+
 @pytest.mark.parametrize("limit", [1.0, 10.0])
 def test_the_soft_clamp_and_its_gradient_are_those_of_tanh(limit):
     x = (20 * noise(3, 4, 5, 6)).requires_grad_()

@@ -25,7 +25,7 @@ def gradient_in_float64(x: Tensor, grad: Tensor) -> Tensor:
     return torch.autograd.grad(F.conv2d(x.double(), weight), weight, grad.double())[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.integers(1, 3),
     n_in=st.integers(1, 9),
@@ -49,7 +49,7 @@ def test_channels_side_by_side_need_no_multiple_of_rows(height):
     torch.testing.assert_close(large_filters.convolution(x, weight, None), exact, rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     batch=st.integers(1, 3),
     n_in=st.integers(1, 5),

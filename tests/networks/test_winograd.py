@@ -49,7 +49,7 @@ def test_a_convolution_and_the_gradient_of_its_filters_are_direct_sums(name):
     assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     batch=st.integers(1, 3),
     n_in=st.integers(1, 9).map(lambda n: 2 * n),

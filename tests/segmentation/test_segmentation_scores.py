@@ -58,7 +58,7 @@ def surface_distances(made: np.ndarray, true: np.ndarray, spacing) -> tuple[np.n
     return pairs.min(axis=1), pairs.min(axis=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), spacing=st.tuples(*[st.sampled_from([0.5, 1.0, 2.0])] * 3))
 def test_scores_against_a_search_over_all_pairs(seed, spacing):
     rng = np.random.default_rng(seed)

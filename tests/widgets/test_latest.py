@@ -40,7 +40,7 @@ def test_requests_that_come_one_by_one_are_all_worked_on():
     assert done == list(range(5))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4))
 def test_the_cache_holds_what_was_used_last(keys, capacity):
     cache, order = RecentlyUsed(capacity), []

@@ -33,7 +33,7 @@ def test_an_absent_expert_is_an_absent_factor(product):
     alone.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 3)), min_size=2, max_size=3))
 def test_the_order_of_the_experts_is_of_no_account(pairs):
     state: dict[str, Mapping] = {"prior": [0.0, 1.0], "rule": "both"}
