@@ -83,6 +83,28 @@ def taken(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
+def _fetching(to_write: int) -> Any:
+    """A function of an address that brings its line of the cache, without waiting for it."""
+
+    @intrinsic
+    def fetch(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            i8p, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [i8p, i32, i32, i32])
+            name = "llvm.prefetch.p0i8"
+            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            numbers = [ir.Constant(i32, n) for n in (to_write, 3, 1)]  # to be kept; of data
+            builder.call(function, [builder.inttoptr(arguments[0], i8p), *numbers])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), generate
+
+    return fetch
+
+
+fetch_to_read, fetch_to_write = _fetching(0), _fetching(1)
+
+
 def pointer_to(kind: Any) -> Any:
     """A function of an address that gives a pointer to numbers of a kind."""
 
@@ -219,6 +241,14 @@ def silu_of_normalised(x: np.ndarray, mean: float, scale: float, out: np.ndarray
     for i in range(len(x)):
         normalised = (x[i] - mean) * scale
         out[i] = normalised * sigmoid(normalised)
+
+
+@exactly
+def silu_over(x: np.ndarray, mean: float, scale: float) -> None:
+    """`silu_of_normalised` in place; that with the same array twice would not be compiled to vectors."""
+    for i in range(len(x)):
+        normalised = (x[i] - mean) * scale
+        x[i] = normalised * sigmoid(normalised)
 
 
 @exactly

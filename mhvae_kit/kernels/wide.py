@@ -16,6 +16,7 @@ from mhvae_kit.kernels.vectors import (
     mean_and_scale,
     silu_and_slope,
     silu_of_normalised,
+    silu_over,
     summing,
     taken,
     total_of,
@@ -72,6 +73,18 @@ def _taps_gradient(padded: np.ndarray, width: int, grad: np.ndarray, out: np.nda
             out[TAPS * dy + 2] += s2
             out[TAPS * dy + 3] += s3
             out[TAPS * dy + 4] += s4
+
+
+@kernel
+def norm_silu_over(arguments: Any) -> None:
+    """x to SiLU of its instance norm, in place."""
+    counter, planes, x, size = carray(arguments, (4,))
+    i = taken(counter)
+    while i < planes:
+        plane = block(x, i, size)
+        mean, scale = mean_and_scale(plane)
+        silu_over(plane, mean, scale)
+        i = taken(counter)
 
 
 @kernel

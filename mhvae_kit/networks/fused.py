@@ -35,7 +35,10 @@ def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d, own: bool = False) 
     x, (weight, bias, padding) = x.contiguous(), (convolution.weight, convolution.bias, convolution.padding[0])
     if torch.is_grad_enabled():
         return _NormSiLUConvolution.apply(x, weight, bias, padding)
-    return quick_convolution(_activated(x, out=x if own else None)[0], weight, bias, padding, 1)
+    if not own:
+        return quick_convolution(_activated(x)[0], weight, bias, padding, 1)
+    team.run("norm_silu_over", planes(x), x, plane_size(x))
+    return quick_convolution(x, weight, bias, padding, 1)
 
 
 def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Tensor:
@@ -206,9 +209,9 @@ def _statistics(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:2], 3)
 
 
-def _activated(x: Tensor, statistics: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """SiLU of the instance norm, and the statistics, written to what is given for them; `out` may be x."""
-    y = torch.empty_like(x) if out is None else out
+def _activated(x: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """SiLU of the instance norm, and the statistics, written to those that are given."""
+    y = torch.empty_like(x)
     statistics = _statistics(x) if statistics is None else statistics
     team.run("norm_silu", planes(x), x, y, statistics, plane_size(x))
     return y, statistics
