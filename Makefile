@@ -94,7 +94,7 @@ lint: $(READY)
 
 # Files side by side; threads that wait must then not keep a core busy.
 test: lint
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadfile
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks

@@ -232,7 +232,7 @@ def bench(
     case: Annotated[list[str] | None, typer.Option(help="Only this case; repeat for more.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny cases that take seconds.")] = False,
     growth: Annotated[bool, typer.Option("--growth", help="The growth curves instead; a PNG goes beside it.")] = False,
-    rounds: Annotated[int, typer.Option(help="Counted runs of each side, in turns.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Counted turns of each side, one second at least.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads of torch; without it torch's own choice.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for the cases of a GPU.")] = "cpu",
     output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("bench.json"),

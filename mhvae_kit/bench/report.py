@@ -154,6 +154,8 @@ def bench_to_files(
     cases = growth_cases() if growth else quick_cases() if quick else whole()
     options: dict[str, Any] = {"rounds": rounds, "threads": threads, "device": device}
     options |= {"data_dir": data_dir, "output": output}
+    if quick:
+        options["turn_s"] = 0.0
     result = bench(choose(cases, names), references=references, **options)
     paths = [output]
     if growth:

@@ -23,6 +23,7 @@ from mhvae_kit.files import write_json
 from mhvae_kit.progress import progress
 
 SCHEMA = 1
+TURN_S = 1.0
 MEMORY_SHARE = 0.8  # of what is free: a case that needs more is noted as too large, and the machine lives on
 
 
@@ -87,6 +88,7 @@ def bench(
     references: Sequence[str | Path] = (),
     rounds: int = 5,
     threads: int | None = None,
+    turn_s: float = TURN_S,
     device: Device = "cpu",
     data_dir: str | Path | None = None,
     output: str | Path | None = None,
@@ -94,13 +96,15 @@ def bench(
     """Measure cases, alone or against other code, and return (and write) what was found.
 
     Every case runs in a process of its own, after one run that is not counted. With references, the kit's process and
-    the other's take turns, run by run (A B A B), on the same weights and inputs, so that what else the machine does
-    strikes both; the ratio is taken round by round.
+    the other's take turns (A B A B) on the same weights and inputs, so that what else the machine does strikes both;
+    the ratio is taken round by round. A turn is one run, or as many as take `turn_s` together, and counts as their
+    mean: a single short run would mostly show how cold the other side has left the caches.
 
     Args:
         cases: What to measure, see `mhvae_kit.bench.cases`.
         references: Folders with checkouts of ReubenDo/MHVAE, cate-galata/TrackerlessIUS or AgatheSenellart/MultiVae.
-        rounds: Counted runs of each side.
+        rounds: Counted turns of each side.
+        turn_s: Seconds that a turn takes at least.
         threads: Threads of torch; None = its own choice.
         device: "cuda" runs the models on the first GPU; the peak of memory is then that of tensors on it.
         data_dir: Cache folder of the phantom, for the case that loads data.
@@ -123,7 +127,7 @@ def bench(
         "references": {kind: _commit(folder) for kind, folder in folders.items()},
         "cases": [],
     }
-    common = {"device": device, "data_dir": str(data_dir) if data_dir else None}
+    common = {"device": device, "turn_s": turn_s, "data_dir": str(data_dir) if data_dir else None}
     for case in progress(cases, desc="bench"):
         result["cases"].append(_measure_case(case, folders, rounds, threads, common))
         result["machine"]["load_after"] = _load()

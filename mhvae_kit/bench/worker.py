@@ -1,8 +1,8 @@
 """The process that runs one case: `python -m mhvae_kit.bench.worker`, asked line by line on its standard input.
 
 Started by `mhvae_kit.bench.runner`. The first line is JSON that says what to run; each answer is one line of JSON.
-Then "run" times one run, "work" counts its arithmetic, "output" stores what the code makes at temperature 0, and "end"
-tells the peak of memory.
+Then "run" times a turn, which is one run or as many as fill the task's "turn_s", "work" counts its arithmetic,
+"output" stores what the code makes at temperature 0, and "end" tells the peak of memory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
     for line in lines:
         command = line.strip()
         if command == "run":
-            yield _timed(run)
+            yield _timed(run, task.get("turn_s", 0.0))
         elif command == "work":
             peak = highest()  # counting keeps more in memory than the work itself
             yield {"gflop": operations(prepared) / 1e9}
@@ -64,11 +64,13 @@ def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
             return
 
 
-def _timed(run: Callable[[], object]) -> dict[str, Any]:
-    """Seconds of one run on the wall clock and on the processor (all threads together)."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+def _timed(run: Callable[[], object], turn_s: float) -> dict[str, Any]:
+    """Seconds of a run on the wall clock and the processor (all threads), means of runs that take `turn_s` at least."""
+    wall, cpu, runs, passed = time.perf_counter(), time.process_time(), 0, -1.0
+    while passed < turn_s:
+        run()
+        runs, passed = runs + 1, time.perf_counter() - wall
+    return {"seconds": passed / runs, "cpu_seconds": (time.process_time() - cpu) / runs, "runs": runs}
 
 
 def _allocated() -> int:

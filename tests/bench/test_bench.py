@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -115,10 +116,12 @@ class FakeWorker:
 
     calls: ClassVar[list[tuple[str, str]]] = []
     devices: ClassVar[list[str]] = []
+    turns: ClassVar[list[float]] = []
 
     def __init__(self, task: dict, threads: int | None) -> None:
         self.side, self.task = task["side"], task
         self.devices.append(task["device"])
+        self.turns.append(task["turn_s"])
         if task["case"]["name"] == "broken" and self.side != "kit":
             raise RunError("out of memory.")
 
@@ -143,6 +146,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(runner, "Worker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "calls", [])
     monkeypatch.setattr(FakeWorker, "devices", [])
+    monkeypatch.setattr(FakeWorker, "turns", [])
     (tmp_path / "network").mkdir()
     (tmp_path / "network" / "mhvae.py").touch()
     return tmp_path
@@ -159,6 +163,18 @@ def test_sides_take_turns_and_are_compared_round_by_round(checkout):
     assert found["authors"]["largest_difference"] == 0.25
     assert json.loads((checkout / "b.json").read_text())["cases"][0]["name"] == "inference"
     assert "3.00 (3.00 to 3.00)" in report.table(result)
+
+
+def test_a_turn_is_as_many_runs_as_fill_it_and_counts_as_their_mean():
+    seen = []
+    found = worker._timed(lambda: seen.append(time.sleep(0.002)), turn_s=0.02)
+    assert found["runs"] == len(seen) > 1 and found["runs"] * found["seconds"] >= 0.02
+    assert worker._timed(lambda: seen.append(None), turn_s=0.0)["runs"] == 1
+
+
+def test_every_side_is_told_how_long_a_turn_is(checkout):
+    runner.bench([by_name("inference")], references=[checkout], rounds=1, turn_s=0.5)
+    assert FakeWorker.turns == [0.5, 0.5]
 
 
 def test_the_arithmetic_of_a_large_convolution_is_what_shares_are_of(checkout):
