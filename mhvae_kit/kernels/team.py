@@ -45,7 +45,7 @@ def without_kernels() -> Iterator[None]:
 def known() -> dict[str, Any] | None:
     """The kernels by name, or None where numba cannot be had.
 
-    A kernel's first use on a machine compiles it, for one to five seconds; later ones find it in the cache folder.
+    A kernel's first use on a machine compiles it, for one to ten seconds; later ones find it in the cache folder.
     """
     try:
         kind = importlib.import_module("mhvae_kit.kernels.vectors").kernel
