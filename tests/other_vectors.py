@@ -12,8 +12,8 @@ from mhvae_kit.kernels.lanes import LANES
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def passed_with_other_width(file: str, choice: str, cache: Path) -> str:
-    """Run the tests of a file that `choice` (pytest's -k) names, in a process of their own; what it printed."""
+def passed_with_other_width(files: list[str], choice: str, cache: Path) -> str:
+    """Run the tests of some files that `choice` (pytest's -k) names, in a process of their own; what it printed."""
     code = f"""
 import sys
 import numba
@@ -26,7 +26,7 @@ from mhvae_kit.kernels import lanes
 binding.get_host_cpu_features = real
 print(lanes.LANES, "lanes")
 import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", {file!r}, "-k", {choice!r}]))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *{files!r}, "-k", {choice!r}]))
 """
     environment = {**os.environ, "MHVAE_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)

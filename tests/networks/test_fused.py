@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from other_vectors import passed_with_other_width
 from torch import Tensor, nn
 
 from mhvae_kit import MHVAE, MHVAEConfig
@@ -211,8 +210,3 @@ def test_a_model_and_its_gradients_are_those_without_kernels():
     largest = max(float(g.abs().max()) for g in plain.values())
     for name, expected in plain.items():
         torch.testing.assert_close(quick[name], expected, rtol=1e-3, atol=1e-5 * largest)
-
-
-def test_vectors_of_the_other_width_compute_the_same_residual_blocks(tmp_path):
-    chosen = "residual and (float64 or any_size)"
-    assert "9 passed" in passed_with_other_width(__file__, chosen, tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,5 +138,7 @@ def test_an_image_head_goes_this_way_without_gradients(monkeypatch):
             torch.testing.assert_close(head(x), y, rtol=1e-4, atol=1e-5)
 
 
-def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    passed_with_other_width(__file__, "any_size or gradient_of_any or change_no_bit", tmp_path)
+def test_vectors_of_the_other_width_compute_the_same_here_and_in_residual_blocks(tmp_path):
+    files = [__file__, str(Path(__file__).with_name("test_fused.py"))]
+    chosen = "admits_will or filters_is_that or threads_and or (residual and (float64 or any_size))"
+    assert "13 passed" in passed_with_other_width(files, chosen, tmp_path)

@@ -143,4 +143,4 @@ def test_convolutions_of_the_model_go_this_way_where_it_is_quicker(monkeypatch, 
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    assert "11 passed" in passed_with_other_width(__file__, "direct_sums or any_even_size or threads", tmp_path)
+    assert "11 passed" in passed_with_other_width([__file__], "direct_sums or any_even_size or threads", tmp_path)
