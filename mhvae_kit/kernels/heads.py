@@ -171,6 +171,19 @@ def norm_gradient(arguments: Any) -> None:
 
 
 @exactly
+def _add_three_taps(g: Any, h: Any, x: np.ndarray, at: int, sums: Any) -> Any:
+    """Add products of two vectors of a gradient and x, seen through three taps: those of the first, then the second."""
+    a0, a1, a2, b0, b1, b2 = sums
+    t = load(x, at)
+    a0, b0 = add_product(g, t, a0), add_product(h, t, b0)
+    t = load(x, at + 1)
+    a1, b1 = add_product(g, t, a1), add_product(h, t, b1)
+    t = load(x, at + 2)
+    a2, b2 = add_product(g, t, a2), add_product(h, t, b2)
+    return a0, a1, a2, b0, b1, b2
+
+
+@exactly
 def _add_taps(
     grad: np.ndarray, of: Any, x: np.ndarray, at: Any, rows: int, pitch: int, out: np.ndarray, to: Any
 ) -> None:
@@ -182,26 +195,14 @@ def _add_taps(
     """
     (first, second), (one, other) = of, at
     zero = spread(f32(0.0))
-    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
-    c0, c1, c2, d0, d1, d2 = zero, zero, zero, zero, zero, zero
+    a, b = (zero, zero, zero, zero, zero, zero), (zero, zero, zero, zero, zero, zero)
     for y in range(rows):
         for column in range(0, pitch - 2, LANES):
             given, seen = y * (pitch - 2) + column, y * pitch + column
             g, h = load(grad, first + given), load(grad, second + given)
-            t = load(x, one + seen)
-            a0, c0 = add_product(g, t, a0), add_product(h, t, c0)
-            t = load(x, one + seen + 1)
-            a1, c1 = add_product(g, t, a1), add_product(h, t, c1)
-            t = load(x, one + seen + 2)
-            a2, c2 = add_product(g, t, a2), add_product(h, t, c2)
-            t = load(x, other + seen)
-            b0, d0 = add_product(g, t, b0), add_product(h, t, d0)
-            t = load(x, other + seen + 1)
-            b1, d1 = add_product(g, t, b1), add_product(h, t, d1)
-            t = load(x, other + seen + 2)
-            b2, d2 = add_product(g, t, b2), add_product(h, t, d2)
-    store(out, to[0], load(out, to[0]) + eight_totals(a0, a1, a2, zero, b0, b1, b2, zero))
-    store(out, to[1], load(out, to[1]) + eight_totals(c0, c1, c2, zero, d0, d1, d2, zero))
+            a, b = _add_three_taps(g, h, x, one + seen, a), _add_three_taps(g, h, x, other + seen, b)
+    store(out, to[0], load(out, to[0]) + eight_totals(a[0], a[1], a[2], zero, b[0], b[1], b[2], zero))
+    store(out, to[1], load(out, to[1]) + eight_totals(a[3], a[4], a[5], zero, b[3], b[4], b[5], zero))
 
 
 @kernel

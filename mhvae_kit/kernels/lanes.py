@@ -188,27 +188,46 @@ def block_product(
     on, (OUTPUTS, WIDTH).
     """
     zero = spread(np.float32(0.0))
-    a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
-    c0, c1, c2, d0, d1, d2 = zero, zero, zero, zero, zero, zero
+    sums = sums_from(zero, zero, zero, zero)
     for k in range(n):
-        at, of = start + k * stride, first + k * OUTPUTS
-        x0, x1, x2 = load(values, at), load(values, at + LANES), load(values, at + 2 * LANES)
-        w = spread(filters[of])
-        a0, a1, a2 = add_product(w, x0, a0), add_product(w, x1, a1), add_product(w, x2, a2)
-        w = spread(filters[of + 1])
-        b0, b1, b2 = add_product(w, x0, b0), add_product(w, x1, b1), add_product(w, x2, b2)
-        w = spread(filters[of + 2])
-        c0, c1, c2 = add_product(w, x0, c0), add_product(w, x1, c1), add_product(w, x2, c2)
-        w = spread(filters[of + 3])
-        d0, d1, d2 = add_product(w, x0, d0), add_product(w, x1, d1), add_product(w, x2, d2)
-    store_row(out, to, a0, a1, a2)
-    store_row(out, to + WIDTH, b0, b1, b2)
-    store_row(out, to + 2 * WIDTH, c0, c1, c2)
-    store_row(out, to + 3 * WIDTH, d0, d1, d2)
+        sums = add_products(filters, first + k * OUTPUTS, values, start + k * stride, sums)
+    store_sums(sums, out, to)
 
 
 @exactly
-def store_row(out: np.ndarray, to: int, x0: Any, x1: Any, x2: Any) -> None:
+def sums_from(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """OUTPUTS rows of ACROSS vectors, each row full of one."""
+    return a, a, a, b, b, b, c, c, c, d, d, d
+
+
+@exactly
+def add_products(filters: np.ndarray, of: int, values: np.ndarray, at: int, sums: Any) -> Any:
+    """Add the products of OUTPUTS filters' numbers and WIDTH values."""
+    a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2 = sums
+    x0, x1, x2 = load(values, at), load(values, at + LANES), load(values, at + 2 * LANES)
+    w = spread(filters[of])
+    a0, a1, a2 = add_product(w, x0, a0), add_product(w, x1, a1), add_product(w, x2, a2)
+    w = spread(filters[of + 1])
+    b0, b1, b2 = add_product(w, x0, b0), add_product(w, x1, b1), add_product(w, x2, b2)
+    w = spread(filters[of + 2])
+    c0, c1, c2 = add_product(w, x0, c0), add_product(w, x1, c1), add_product(w, x2, c2)
+    w = spread(filters[of + 3])
+    d0, d1, d2 = add_product(w, x0, d0), add_product(w, x1, d1), add_product(w, x2, d2)
+    return a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2
+
+
+@exactly
+def store_sums(sums: Any, out: np.ndarray, to: int) -> None:
+    """Write (OUTPUTS, WIDTH) sums."""
+    a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2 = sums
+    _store_row(out, to, a0, a1, a2)
+    _store_row(out, to + WIDTH, b0, b1, b2)
+    _store_row(out, to + 2 * WIDTH, c0, c1, c2)
+    _store_row(out, to + 3 * WIDTH, d0, d1, d2)
+
+
+@exactly
+def _store_row(out: np.ndarray, to: int, x0: Any, x1: Any, x2: Any) -> None:
     store(out, to, x0)
     store(out, to + LANES, x1)
     store(out, to + 2 * LANES, x2)
