@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mhvae_kit"
 LAYERS = (
     {"errors", "files", "plain", "processes", "environment", "memory", "progress", "launch"},
     {"kernels"},
-    {"gaussian", "gaussian_kernels", "config", "config_base", "training_presets"},
+    {"gaussian", "gaussian_kernels", "normals", "config", "config_base", "training_presets"},
     {"networks", "baselines"},
     {"losses", "metrics", "data", "runs", "recording", "parameters"},
     {"training", "evaluation", "synthesis", "segmentation", "figures", "levels", "exercises"},

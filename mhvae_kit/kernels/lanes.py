@@ -114,6 +114,8 @@ product = _of_two(lambda builder, x, y: builder.fmul(x, y))
 # Of two vectors that lie behind each other: every other value, from the first or the second on.
 evens = _chosen(range(0, 2 * LANES, 2))
 odds = _chosen(range(1, 2 * LANES, 2))
+# Of every run of sixteen values the first eight, or the others.
+fronts, backs = (_chosen([i for i in range(2 * LANES) if i // 8 % 2 == half]) for half in (0, 1))
 # The other way: both vectors' values in turns, first half and second half.
 first_woven = _chosen([i // 2 + LANES * (i % 2) for i in range(LANES)])
 second_woven = _chosen([i // 2 + LANES * (i % 2) for i in range(LANES, 2 * LANES)])

@@ -25,7 +25,8 @@ Team = Callable[[int, int, int], Any]
 
 UNITS = (
     *("channels_last", "gates", "layouts"),  # bfloat16
-    *("gaussians", "heads", "large_filters", "pointwise", "wide", "winograd", "winograd_gradient"),
+    *("gaussians", "heads", "large_filters", "normals", "pointwise", "upsampling", "wide"),
+    *("winograd", "winograd_gradient"),
 )
 
 _switched_on: ContextVar[bool] = ContextVar("kernels", default=True)

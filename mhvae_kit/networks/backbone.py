@@ -30,6 +30,7 @@ from mhvae_kit.networks.blocks import (
 from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
 from mhvae_kit.networks.convolution import Conv2d
 from mhvae_kit.networks.inference import laid_out, without_gradients
+from mhvae_kit.normals import standard_normal
 
 Subset = tuple[Modality, ...]
 ObservedRows = Mapping[Modality, Tensor]
@@ -304,7 +305,7 @@ class MultimodalVAE(nn.Module):
         """Standard-normal draws for `n` images, by level, coarse to fine, on the generator's device first."""
         made_on = generator.device if generator is not None else device
         names = self.config.level_names if only is None else tuple(only)
-        draws = {k: torch.randn(n, *self.config.latent_shape(k), generator=generator, device=made_on) for k in names}
+        draws = {k: standard_normal((n, *self.config.latent_shape(k)), generator, made_on) for k in names}
         return {k: v.to(device) for k, v in draws.items()} if device is not None else draws
 
     def _feature(self, level: Level, above: Tensor) -> Tensor:
