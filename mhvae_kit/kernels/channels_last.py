@@ -14,36 +14,39 @@ import numpy as np
 from numba import carray
 
 from mhvae_kit.kernels import EPSILON
+from mhvae_kit.kernels.depthwise import EDGE, TAPS
 from mhvae_kit.kernels.halves import at_least, half_sigmoid, halves, load_half, store_half
 from mhvae_kit.kernels.lanes import LANES, add_product, load, product, room, spread, store
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
-from mhvae_kit.kernels.wide import EDGE, TAPS
 
 BLOCK = 4  # neighbouring pixels that a depthwise filter computes together
 
 
 @exactly
 def _statistics(
-    totals: np.ndarray, first: int, bands: int, around: int, channels: int, pixels: int, scale: np.ndarray,
-    shift: np.ndarray,
+    totals: np.ndarray, first: int, bands: int, around: int, channels: int, pixels: int, exact: np.ndarray,
+    scale: np.ndarray, shift: np.ndarray,
 ) -> None:  # fmt: skip
     """1 / standard deviation and -mean / standard deviation of channels, so that x * scale + shift is the norm.
 
-    From the totals of an image, as often as they fit into `scale`.
+    From the totals of an image, as often as they fit into `scale`; `exact` is room for twice as many float64.
     """
+    n = len(scale)
+    sums, squares = exact[:n], exact[n:]
+    exact[:] = 0.0
+    for band in range(bands):
+        for copy in range(0, n, channels):
+            at = first + 2 * band * around + copy
+            for c in range(channels):
+                sums[c] += totals[at + c]
+                squares[c] += totals[at + around + c]
     for c in range(channels):
-        total, squares = 0.0, 0.0
-        for band in range(bands):
-            at = first + 2 * band * around + c
-            for copy in range(0, len(scale), channels):
-                total += totals[at + copy]
-                squares += totals[at + around + copy]
-        m = total / pixels
-        variance = squares / pixels - m * m
-        variance = 0.0 if variance < 0.0 else variance
-        for copy in range(0, len(scale), channels):
-            scale[c + copy] = f32(1.0 / np.sqrt(variance + EPSILON))
-            shift[c + copy] = f32(-m / np.sqrt(variance + EPSILON))
+        m = sums[c] / pixels
+        variance = squares[c] / pixels - m * m
+        inverse = 1.0 / np.sqrt((0.0 if variance < 0.0 else variance) + EPSILON)
+        scale[c], shift[c] = f32(inverse), f32(-m * inverse)
+    for c in range(channels, n):
+        scale[c], shift[c] = scale[c - channels], shift[c - channels]
 
 
 @kernel
@@ -78,13 +81,14 @@ def last_norm_silu(arguments: Any) -> None:
     )
     around = max(channels, LANES)
     length, period, step = width * channels, around // LANES, stride * (around // channels)
-    scale, shift = room(around), room(around)
+    scale, shift, exact = room(around), room(around), np.empty(2 * around)
     i = taken(counter)
     while i < items:
         image, first = i // bands, i % bands * rows
         count = min(rows, height - first)
         seen = block(totals, 0, (image + 1) * of_bands * 2 * around)
-        _statistics(seen, 2 * image * of_bands * around, of_bands, around, channels, height * width, scale, shift)
+        at = 2 * image * of_bands * around
+        _statistics(seen, at, of_bands, around, channels, height * width, exact, scale, shift)
         band = halves(x + 2 * (image * height + first) * length, count * length)
         made = halves(out + 2 * (image * height + first) * width * stride, count * width * stride)
         added = block(sums + 4 * i * around, 0, around)
@@ -137,15 +141,15 @@ def last_norm_leaky(arguments: Any) -> None:
     ) = carray(arguments, (15,))  # fmt: skip
     around = max(channels, LANES)
     length, period, slope = width * channels, around // LANES, spread(f32(tenths) / f32(10.0))
-    scale, shift = room(around), room(around)
+    scale, shift, exact = room(around), room(around), np.empty(2 * around)
     wide, wide_onto = (width + 2 * margin) * channels, (width + 2 * edge) * channels
     area, area_onto = wide * (height + 2 * margin), wide_onto * (height + 2 * edge)
     i = taken(counter)
     while i < items:
         image, first = i // bands, i % bands * rows
         if of_bands:
-            seen = block(totals, 0, (image + 1) * of_bands * 2 * around)
-            _statistics(seen, 2 * image * of_bands * around, of_bands, around, channels, height * width, scale, shift)
+            seen, at = block(totals, 0, (image + 1) * of_bands * 2 * around), 2 * image * of_bands * around
+            _statistics(seen, at, of_bands, around, channels, height * width, exact, scale, shift)
         else:
             for c in range(around):
                 scale[c] = block(totals + 4 * image * channels, 0, channels)[c % channels]
@@ -258,6 +262,7 @@ def last_norm_silu_depthwise(arguments: Any) -> None:
     row_size = (-(-width // BLOCK) * BLOCK + 2 * EDGE + 1) * group
     seen, places, filters = room(TAPS * row_size), np.empty(TAPS, np.int64), room(TAPS * TAPS * group)
     scale, shift, sums, rest = room(group), room(group), room(2 * group), room(BLOCK * LANES)
+    exact = np.empty(2 * group)
     i = taken(counter)
     while i < items:
         share, part = i // parts, i % parts
@@ -268,7 +273,7 @@ def last_norm_silu_depthwise(arguments: Any) -> None:
         behind = block(new + 8 * share * channels, 0, 2 * channels)
         for c in range(part * some, (part + 1) * some, group):
             at = 2 * image * of_bands * channels + c
-            _statistics(before, at, of_bands, channels, group, height * width, scale, shift)
+            _statistics(before, at, of_bands, channels, group, height * width, exact, scale, shift)
             _transposed(block(taps + 4 * c * TAPS * TAPS, 0, group * TAPS * TAPS), group, filters)
             start = block(bias + 4 * c, 0, group)
             sums[:] = f32(0.0)

@@ -277,11 +277,11 @@ def _surrounded_band(
 
 @kernel
 def reflected_convolution_input(arguments: Any) -> None:
-    """Gradient of `reflected_convolution`'s (normalised) input, added to `out`; taps of the filters flipped.
+    """Gradient of `reflected_convolution`'s (normalised) input, plus `start` unless that is 0; taps flipped.
 
     An item is BAND rows of an image.
     """
-    counter, items, grad, taps, out, channels, made, height, width = carray(arguments, (9,))
+    counter, items, grad, taps, start, out, channels, made, height, width = carray(arguments, (10,))
     size, wide, pitch, bands = height * width, width + 2, width + 4, (height + BAND - 1) // BAND
     sizes, none = (channels, (BAND + 5) * pitch, pitch), (f32(0.0), f32(0.0), f32(0.0), f32(0.0))
     around, sums = room(channels * sizes[1] + WIDTH), room(OUTPUTS * WIDTH)
@@ -291,6 +291,12 @@ def reflected_convolution_input(arguments: Any) -> None:
         image, top = i // bands, i % bands * BAND
         rows = min(BAND, height - top)
         _surrounded_band(grad + 4 * image * channels * size, channels, height, width, top, rows, around, sizes[1])
+        for c in range(made):
+            band = block(out, image * made + c, size)[top * width : (top + rows) * width]
+            if start:
+                band[:] = block(start, image * made + c, size)[top * width : (top + rows) * width]
+            else:
+                band[:] = f32(0.0)
         for o in range(0, made, OUTPUTS):
             of_group, some = block(taps, o // OUTPUTS, channels * 9 * OUTPUTS), min(OUTPUTS, made - o)
             for y in range(top - 1, top + rows + 2):  # rows -1 and `height` are those of the padding

@@ -21,6 +21,7 @@ from mhvae_kit.networks.convolution import Conv2d, pointwise_product
 from mhvae_kit.networks.inference import added, in_parts, laid_out, wide_convolution, without_gradients
 from mhvae_kit.networks.normalisation import instance_norm, norm_silu, norm_silu_convolution
 from mhvae_kit.networks.residual import is_quick_for, residual
+from mhvae_kit.networks.upsampling import doubled
 
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
 LEARNING_BYTES = 32 * 2**20  # of the widest map of a block, with gradients; without, see `inference`
@@ -121,8 +122,8 @@ class ResidualSECell(WideBlock):
         return self._run(x, channels=x.shape[1])
 
     def _forward(self, x: Tensor) -> Tensor:
-        y = norm_silu_convolution(norm_silu_convolution(x, self.conv1), self.conv2, own=True)
-        return self.gate.onto(x, y)
+        y = norm_silu_convolution(x, convolution=self.conv1)
+        return self.gate.onto(x, norm_silu_convolution(y, convolution=self.conv2, own=True))
 
 
 class MobileNetV2Cell(WideBlock):
@@ -188,8 +189,7 @@ class UpConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, 2H, 2W)."""
-        x = laid_out(x, scale=2)
-        return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+        return self.conv(doubled(laid_out(x, scale=2)))
 
 
 class ExpertHead(WideBlock):
@@ -207,11 +207,8 @@ class ExpertHead(WideBlock):
         return self._run(feature, skip, channels=2 * feature.shape[1])
 
     def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
-        if bfloat16.applies_to(feature) and skip.dtype == feature.dtype:
-            y = self.conv1(bfloat16.norm_silu_of_both(feature, skip))
-        else:
-            y = norm_silu_convolution(torch.cat((feature, skip), 1), self.conv1, own=True)
-        return self.gate.projected(norm_silu_convolution(y, self.conv2, own=True), self.project)
+        y = norm_silu_convolution(feature, skip, convolution=self.conv1)
+        return self.gate.projected(norm_silu_convolution(y, convolution=self.conv2, own=True), self.project)
 
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:

@@ -7,6 +7,7 @@ more, which takes less time than reading them back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,18 +28,26 @@ def norm_silu(x: Tensor) -> Tensor:
     return team.applied(_NormSiLU, x.contiguous())
 
 
-def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
-    """A convolution, of stride 1 with zero padding, of SiLU of the instance norm: (B, C, H, W) to (B, D, H', W').
+def norm_silu_convolution(*maps: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
+    """A convolution, of stride 1 with zero padding, of SiLU of the instance norm of maps side by side.
 
-    Without gradients it may write over an x that is the caller's `own`.
+    Args:
+        maps: (B, C, H, W) each; their channels go behind each other into the convolution.
+        convolution: From all their channels to D.
+        own: Whether the caller owns the maps, so that without gradients a single one may be written over.
+    Returns:
+        (B, D, H', W').
     """
-    x, (weight, bias, padding) = x.contiguous(), (convolution.weight, convolution.bias, convolution.padding[0])
+    maps = tuple(x.contiguous() for x in maps)
+    given = (convolution.weight, convolution.bias, convolution.padding[0])
     if torch.is_grad_enabled():
-        return _NormSiLUConvolution.apply(x, weight, bias, padding)
-    if not own:
-        return quick_convolution(_activated(x)[0], weight, bias, padding, 1)
-    team.run("norm_silu_over", planes(x), x, plane_size(x))
-    return quick_convolution(x, weight, bias, padding, 1)
+        return _NormSiLUConvolution.apply(*given, *maps)
+    if own and len(maps) == 1:
+        active = maps[0]
+        team.run("norm_silu_over", planes(active), active, plane_size(active))
+    else:
+        active, _ = _side_by_side(maps)
+    return quick_convolution(active, *given, 1)
 
 
 def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Tensor:
@@ -113,23 +122,25 @@ class _NormSiLU(torch.autograd.Function):
 
 class _NormSiLUConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        active, statistics = _activated(x)
-        ctx.save_for_backward(x, statistics, weight)
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, padding: int, *maps: Tensor) -> Tensor:
+        active, statistics = _side_by_side(maps)
+        ctx.save_for_backward(weight, *maps, *statistics)
         ctx.padding, ctx.has_bias = padding, bias is not None
         return quick_convolution(active, weight, bias, padding, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, statistics, weight = ctx.saved_tensors
+        weight, *saved = ctx.saved_tensors
+        maps, statistics = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         grad = grad.contiguous()
-        of_x = of_weight = None
+        of_maps, of_weight = [None] * len(maps), None
+        if any(ctx.needs_input_grad[3:]):
+            parts = input_gradient(grad, weight, ctx.padding, 1).split([x.shape[1] for x in maps], 1)
+            of_maps = [_activation_gradient(*given) for given in zip(maps, statistics, parts, strict=True)]
         if ctx.needs_input_grad[0]:
-            of_x = _activation_gradient(x, statistics, input_gradient(grad, weight, ctx.padding, 1))
-        if ctx.needs_input_grad[1]:
-            of_weight = weight_gradient(_activated(x)[0], grad, weight, ctx.padding, 1)
-        return of_x, of_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None
+            of_weight = weight_gradient(_side_by_side(maps)[0], grad, weight, ctx.padding, 1)
+        return of_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None, *of_maps
 
 
 class _NormSiLUDepthwise(torch.autograd.Function):
@@ -209,19 +220,36 @@ def _statistics(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:2], 3)
 
 
-def _activated(x: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """SiLU of the instance norm, and the statistics, written to those that are given."""
-    y = torch.empty_like(x)
+def _activated(x: Tensor, statistics: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """SiLU of the instance norm, and the statistics; written to those that are given.
+
+    `out` may be some of the channels of a wider map.
+    """
+    y = torch.empty_like(x) if out is None else out
     statistics = _statistics(x) if statistics is None else statistics
-    team.run("norm_silu", planes(x), x, y, statistics, plane_size(x))
+    team.run("norm_silu", planes(x), x, y, y.stride(0), statistics, x.shape[1], plane_size(x))
     return y, statistics
+
+
+def _side_by_side(maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """SiLU of the instance norm of all maps' channels behind each other, and the statistics of each map."""
+    x = maps[0]
+    widths = [x.shape[1] for x in maps]
+    active = x.new_empty(len(x), sum(widths), *x.shape[2:])
+    parts = zip(maps, active.split(widths, 1), strict=True)
+    return active, [_activated(x, out=part)[1] for x, part in parts]
 
 
 def _activation_gradient(
     x: Tensor, statistics: Tensor, grad: Tensor, more: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Gradient of x from that of SiLU of its instance norm, to which `more` (B, C) is added at every pixel."""
+    """Gradient of x from that of SiLU of its instance norm, to which `more` (B, C) is added at every pixel.
+
+    `grad` may be some of the channels of a wider map.
+    """
     out = torch.empty_like(x) if out is None else out
     more = x.new_zeros(x.shape[:2]) if more is None else more
-    team.run("norm_silu_gradient", planes(x), x, grad.contiguous(), more, statistics, out, plane_size(x))
+    grad = grad if grad[0].is_contiguous() else grad.contiguous()
+    given = (x, grad, grad.stride(0), more, statistics, out, x.shape[1], plane_size(x))
+    team.run("norm_silu_gradient", planes(x), *given)
     return out

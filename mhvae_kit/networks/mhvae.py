@@ -53,10 +53,16 @@ class MHVAE(MultimodalVAE):
         if feature is None or not pairs:
             return super()._experts(level, feature, encoding, subsets)
         features = feature.chunk(len(subsets))
-        x = torch.cat([features[i] for i, _ in pairs])
-        skips = torch.cat([encoding.skips[m][level] for _, m in pairs])
-        heads = self._gaussian(self._biased(level, self.expert_head[level](x, skips), [m for _, m in pairs]))
+        modalities = [m for _, m in pairs]
+        skips = _joined([encoding.skips[m][level] for m in modalities])
+        heads = self.expert_head[level](_joined([features[i] for i, _ in pairs]), skips)
+        experts = self._gaussian(self._biased(level, heads, modalities)).chunk(len(pairs))
         found: list[dict[Modality, Gaussian]] = [{} for _ in subsets]
-        for (i, m), expert in zip(pairs, heads.chunk(len(pairs)), strict=True):
+        for (i, m), expert in zip(pairs, experts, strict=True):
             found[i][m] = expert
         return found
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Maps as one batch; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

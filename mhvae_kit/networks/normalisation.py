@@ -33,11 +33,16 @@ def norm_silu(x: Tensor) -> Tensor:
     return F.silu(instance_norm(x), inplace=without_gradients(x))
 
 
-def norm_silu_convolution(x: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
-    """Instance norm, SiLU, then a convolution of stride 1 with zero padding.
+def norm_silu_convolution(*maps: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
+    """Instance norm, SiLU, then a convolution of stride 1 with zero padding, of maps side by side.
 
-    Without gradients it may write over an x that is the caller's `own`.
+    Args:
+        maps: (B, C, H, W) each; their channels go behind each other into the convolution.
+        convolution: From all their channels.
+        own: Whether the caller owns the maps, which may then be written over without gradients.
     """
-    if team.apply_to(x, convolution.weight):
-        return fused.norm_silu_convolution(x, convolution, own)
-    return convolution(norm_silu(x))
+    if team.apply_to(*maps, convolution.weight):
+        return fused.norm_silu_convolution(*maps, convolution=convolution, own=own)
+    if len(maps) == 2 and all(map(bfloat16.applies_to, maps)):
+        return convolution(bfloat16.norm_silu_of_both(*maps))
+    return convolution(norm_silu(torch.cat(maps, 1) if len(maps) > 1 else maps[0]))

@@ -45,9 +45,9 @@ class _Residual(torch.autograd.Function):
         grad = grad.contiguous()
         grad_y2 = _norm_gradient(y2, grad, of_y2)
         grad_w2, grad_b2 = _parameter_gradients(y1, grad_y2, w2, of_y1)
-        grad_y1 = _norm_gradient(y1, _input_gradient(grad_y2, w2, torch.zeros_like(y1)), of_y1, relu=True)
+        grad_y1 = _norm_gradient(y1, _input_gradient(grad_y2, w2), of_y1, relu=True)
         grad_w1, grad_b1 = _parameter_gradients(x, grad_y1, w1)
-        return _input_gradient(grad_y1, w1, grad.clone()), grad_w1, grad_b1, grad_w2, grad_b2
+        return _input_gradient(grad_y1, w1, grad), grad_w1, grad_b1, grad_w2, grad_b2
 
 
 def _statistics(x: Tensor) -> Tensor:
@@ -97,10 +97,11 @@ def _parameter_gradients(
     return filters.sum(0), bias.sum(0)
 
 
-def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """`out` plus the gradient of what `_convolved` convolves, written over it."""
+def _input_gradient(grad: Tensor, weight: Tensor, start: Tensor | int = 0) -> Tensor:
+    """The gradient of what `_convolved` convolves, plus `start`."""
     n_out, n_in = weight.shape[:2]
     flipped = _taps(weight.flip(2, 3).transpose(0, 1))
+    out = grad.new_empty(len(grad), n_in, *grad.shape[2:])
     bands = len(grad) * -(-grad.shape[2] // BAND)
-    team.run("reflected_convolution_input", bands, grad, flipped, out, n_out, n_in, *grad.shape[2:])
+    team.run("reflected_convolution_input", bands, grad, flipped, start, out, n_out, n_in, *grad.shape[2:])
     return out

@@ -150,14 +150,32 @@ def test_a_gated_product_without_gradients_is_that_of_its_pieces(bias):
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_maps_side_by_side_are_one_map_of_all_their_channels():
+    convolution = made(lambda: nn.Conv2d(9, 4, 3, padding=1))
+    parts = [noise(2, c, 10, 14, seed=c).requires_grad_() for c in (2, 4, 3)]
+    got = fused.norm_silu_convolution(*parts, convolution=convolution)
+    whole = fused.norm_silu_convolution(torch.cat(parts, 1), convolution=convolution)
+    assert torch.equal(got, whole)
+    behind = noise(*got.shape, seed=7)
+    mine, expected = (torch.autograd.grad(y, [*parts, *convolution.parameters()], behind) for y in (got, whole))
+    for g, e in zip(mine, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-5, atol=1e-6)
+
+
+def test_an_expert_head_keeps_no_copy_of_what_it_is_given():
+    head = made(lambda: blocks.ExpertHead(4, 2))
+    feature, skip = (noise(2, 4, 8, 8, seed=i).requires_grad_() for i in range(2))
+    assert (2, 8, 8, 8) not in kept(lambda: head(feature, skip), feature, skip, *head.parameters())
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_a_map_is_written_over_only_where_it_is_the_callers_own(own):
     convolution, x = made(lambda: nn.Conv2d(8, 8, 3, padding=1)), noise(2, 8, 24, 24)
     before = x.clone()
-    expected = fused.norm_silu_convolution(x, convolution, own=True)
+    expected = fused.norm_silu_convolution(x, convolution=convolution, own=True)
     assert torch.equal(x, before)  # gradients need it
     with torch.no_grad():
-        assert torch.equal(fused.norm_silu_convolution(x, convolution, own), expected)
+        assert torch.equal(fused.norm_silu_convolution(x, convolution=convolution, own=own), expected)
     assert torch.equal(x, before) != own
 
 

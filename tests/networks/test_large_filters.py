@@ -138,7 +138,9 @@ def test_an_image_head_goes_this_way_without_gradients(monkeypatch):
             torch.testing.assert_close(head(x), y, rtol=1e-4, atol=1e-5)
 
 
-def test_vectors_of_the_other_width_compute_the_same_here_and_in_residual_blocks(tmp_path):
-    files = [__file__, str(Path(__file__).with_name("test_fused.py"))]
-    chosen = "admits_will or filters_is_that or threads_and or (residual and (float64 or any_size))"
-    assert "13 passed" in passed_with_other_width(files, chosen, tmp_path)
+def test_vectors_of_the_other_width_compute_the_same_here_and_in_other_kernels_for_float32(tmp_path):
+    names = ("test_fused.py", "test_depthwise.py", "test_upsampling.py", "../test_normals.py")
+    files = [__file__, *(str(Path(__file__).parent / name) for name in names)]
+    heads = "admits_will or filters_is_that or threads_and or (residual and (float64 or any_size))"
+    chosen = f"{heads} or filters_and_gradients or size_and_its or of_any_number"
+    assert "25 passed" in passed_with_other_width(files, chosen, tmp_path)
