@@ -6,6 +6,7 @@ a dozen and keep what they make. `mhvae_kit.gaussian` calls them; its formulas s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,10 +63,12 @@ def soft_clamp(x: Tensor, limit: float) -> Tensor:
     return y
 
 
-def soft_clamp_gradient(y: Tensor, grad: Tensor, limit: float) -> Tensor:
-    """Gradient of what was clamped to y, from that of y."""
-    out = torch.empty_like(y)
-    team.run("soft_clamp_gradient", -(-y.numel() // RUN), y, grad.contiguous(), y.new_tensor([limit]), out, y.numel())
+def soft_clamp_gradient(y: Tensor, grads: Sequence[Tensor], limit: float) -> Tensor:
+    """Gradient of what was clamped to y (B, C, ...), from those of equal parts of its channels, in their order."""
+    out, bound, n = torch.empty_like(y), y.new_tensor([limit]), len(grads)
+    for part, grad, made in zip(y.chunk(n, 1), grads, out.chunk(n, 1), strict=True):
+        places = _flat((_placed(part), _placed(grad), (made, made.stride(0))))
+        team.run("soft_clamp_gradient", _items(part), part[0].numel(), bound, *places)
     return out
 
 

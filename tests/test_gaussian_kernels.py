@@ -14,7 +14,7 @@ from torch import Tensor
 from mhvae_kit import gaussian_kernels
 from mhvae_kit.gaussian import Gaussian, kl_divergence, kl_one_sample, product_of_experts
 from mhvae_kit.kernels.team import without_kernels
-from mhvae_kit.networks.blocks import soft_clamp
+from mhvae_kit.networks.blocks import soft_clamp, soft_clamped_halves
 
 SHAPE = (3, 4, 40, 38)  # more values an image than a thread takes at once, and no multiple of it
 
@@ -87,6 +87,16 @@ def test_a_draw(temperature):
 @pytest.mark.parametrize("limit", [0.5, 10.0])
 def test_a_soft_clamp(limit):
     assert_as_in_float64(lambda x: [soft_clamp(x, limit)], [3 * noise(*SHAPE)])
+
+
+def test_halves_of_a_soft_clamp():
+    assert_as_in_float64(lambda x: list(soft_clamped_halves(x, 10.0)), [3 * noise(*SHAPE)])
+
+
+def test_a_half_of_a_soft_clamp_that_nothing_uses_has_no_gradient():
+    x = noise(*SHAPE).requires_grad_()
+    soft_clamped_halves(x, 10.0)[1].sum().backward()
+    assert not x.grad[:, : SHAPE[1] // 2].any() and x.grad[:, SHAPE[1] // 2 :].all()
 
 
 def test_small_values_keep_their_digits_in_a_soft_clamp():

@@ -303,16 +303,16 @@ def soft_clamp(arguments: Any) -> None:
 
 @kernel
 def soft_clamp_gradient(arguments: Any) -> None:
-    """The gradient of `soft_clamp`'s x from its result and that of the latter."""
-    counter, items, y, behind, limit, out, size = carray(arguments, (7,))
+    """The gradient of `soft_clamp`'s x from its result and that of the latter; x may be half of another's channels."""
+    counter, items, size, limit, y, a, behind, b, out, c = carray(arguments, (10,))
     bound = block(limit, 0, 1)[0]
     i = taken(counter)
     while i < items:
         image, first, some = _place(i, size)
         values, given, made = (
-            _part(y, size, image, first, some),
-            _part(behind, size, image, first, some),
-            _part(out, size, image, first, some),
+            _part(y, a, image, first, some),
+            _part(behind, b, image, first, some),
+            _part(out, c, image, first, some),
         )
         for k in range(some):
             share = values[k] / bound

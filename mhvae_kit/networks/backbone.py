@@ -25,7 +25,7 @@ from mhvae_kit.networks.blocks import (
     ResidualSECell,
     TopDownCell,
     UpConvolution,
-    soft_clamp,
+    soft_clamped_halves,
 )
 from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
 from mhvae_kit.networks.convolution import Conv2d
@@ -258,25 +258,26 @@ class MultimodalVAE(nn.Module):
         tau = temperatures(self.config, temperature)
         device = self.bottleneck_up.bias.device
 
-        prior: dict[Level, Gaussian] = {}
-        posterior: dict[Level, Gaussian] = {}
+        prior: dict[Level, list[Gaussian]] = {}  # one a subset, like the posteriors and the experts
+        posterior: dict[Level, list[Gaussian]] = {}
         experts: dict[Level, list[dict[Modality, Gaussian]]] = {}
         z: dict[Level, Tensor] = {}
         above: Tensor | None = None
         for level in self.config.level_names:
             feature = None if above is None else self._feature(level, above)
-            prior[level] = self._prior(level, feature, rows)
+            prior[level] = self._prior(level, feature, rows).chunk(len(subsets))
             experts[level] = _silenced(self._experts(level, feature, encoding, subsets), subsets)
             posterior[level] = self._fuse(prior[level], experts[level])
+            fused = Gaussian.cat(posterior[level])
             if level in levels:
                 z[level] = levels[level].expand(rows, *levels[level].shape[1:])
             elif tau[level] == 0:
-                z[level] = posterior[level].mean
+                z[level] = fused.mean
             else:
                 drawn = noise.get(level)
                 if drawn is None:
                     drawn = self.draw_noise(rows, generator, device=device, only=[level])[level]
-                z[level] = posterior[level].sample(drawn, tau[level])
+                z[level] = fused.sample(drawn, tau[level])
             above = z[level]
         finest = self._finest_map(z) if wanted else None
         images = {m: self.image_head[m](finest) for m in wanted}
@@ -338,15 +339,13 @@ class MultimodalVAE(nn.Module):
         parts = heads.chunk(len(modalities))
         return torch.cat([part + own[m] for part, m in zip(parts, modalities, strict=True)])
 
-    def _fuse(self, prior: Gaussian, experts: list[dict[Modality, Gaussian]]) -> Gaussian:
-        parts = zip(prior.chunk(len(experts)), experts, strict=True)
-        return Gaussian.cat([product_of_experts(p, list(e.values()), self.config.fusion) for p, e in parts])
+    def _fuse(self, priors: list[Gaussian], experts: list[dict[Modality, Gaussian]]) -> list[Gaussian]:
+        parts = zip(priors, experts, strict=True)
+        return [product_of_experts(p, list(e.values()), self.config.fusion) for p, e in parts]
 
     def _gaussian(self, head: Tensor) -> Gaussian:
         """Split a head's channels into mean and log-std, clamped softly, in float32 whatever the autocast."""
-        clamped = soft_clamp(head, self.config.soft_clamp)
-        mean, log_std = clamped.chunk(2, 1)
-        return Gaussian(mean, log_std)
+        return Gaussian(*soft_clamped_halves(head, self.config.soft_clamp))
 
 
 def _silenced(
@@ -363,23 +362,20 @@ def _split(
     subsets: Sequence[Subset | ObservedRows],
     images: dict[Modality, Tensor],
     latents: dict[Level, Tensor],
-    prior: dict[Level, Gaussian],
-    posterior: dict[Level, Gaussian],
+    prior: dict[Level, list[Gaussian]],
+    posterior: dict[Level, list[Gaussian]],
     experts: dict[Level, list[dict[Modality, Gaussian]]],
 ) -> list[Synthesis]:
     """Cut a stacked batch back into one Synthesis a subset."""
     n = len(subsets)
-    cut = [
-        ({m: x.chunk(n) for m, x in images.items()}, {k: z.chunk(n) for k, z in latents.items()}),
-        ({k: g.chunk(n) for k, g in prior.items()}, {k: g.chunk(n) for k, g in posterior.items()}),
-    ]
-    (image_parts, latent_parts), (prior_parts, posterior_parts) = cut
+    image_parts = {m: x.chunk(n) for m, x in images.items()}
+    latent_parts = {k: z.chunk(n) for k, z in latents.items()}
     return [
         Synthesis(
             images={m: parts[i] for m, parts in image_parts.items()},
             latents={k: parts[i] for k, parts in latent_parts.items()},
-            prior={k: parts[i] for k, parts in prior_parts.items()},
-            posterior={k: parts[i] for k, parts in posterior_parts.items()},
+            prior={k: parts[i] for k, parts in prior.items()},
+            posterior={k: parts[i] for k, parts in posterior.items()},
             experts={k: parts[i] for k, parts in experts.items()},
             observed=tuple(subset),
             rows=subset if isinstance(subset, dict) else None,
