@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -81,6 +82,16 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_threads():
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
 
 
+def test_threads_that_share_a_generator_draw_one_after_the_other():
+    mine, theirs = two(6)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: standard_normal((20 * DRAWS_FROM,), mine), range(40)))
+    expected = [torch.randn(20 * DRAWS_FROM, generator=theirs) for _ in range(40)]
+    assert torch.equal(mine.get_state(), theirs.get_state())
+    firsts = sorted(float(x[0]) for x in made)
+    torch.testing.assert_close(firsts, sorted(float(x[0]) for x in expected), rtol=1e-6, atol=3e-6)
+
+
 def test_other_precisions_are_left_to_torch():
     torch.set_default_dtype(torch.float64)
     try:
@@ -90,8 +101,10 @@ def test_other_precisions_are_left_to_torch():
         torch.set_default_dtype(torch.float32)
 
 
-def test_a_torch_that_draws_in_another_way_is_believed_and_named(monkeypatch):
-    monkeypatch.setattr(normals, "_drawn", lambda n, generator: torch.zeros(n))
+@pytest.mark.parametrize("change", [{"_drawn": lambda n, generator: torch.zeros(n)}, {"STATE": 5064}])
+def test_a_torch_that_draws_in_another_way_is_believed_and_named(change, monkeypatch):
+    for name, value in change.items():
+        monkeypatch.setattr(normals, name, value)
     normals._are_torchs.cache_clear()
     try:
         mine, theirs = two()
