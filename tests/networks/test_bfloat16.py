@@ -146,10 +146,11 @@ def test_a_soft_clamp_is_stored_plainly_in_float32(name):
     torch.testing.assert_close(y, (5 * (x.double() / 5).tanh()).float(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [7, 35])
 @pytest.mark.parametrize("margin", [0, 1, 3])
-@pytest.mark.parametrize("channels", [1, 8, 24])
-def test_a_map_is_rounded_and_laid_out_as_torch_does(margin, channels):
-    x = noise(2, channels, 9, 7)
+@pytest.mark.parametrize("channels", [1, 4, 6, 8, 24, 32])
+def test_a_map_is_rounded_and_laid_out_as_torch_does(margin, channels, width):
+    x = noise(2, channels, 9, width)
     x[0, 0, 0, 1:5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1 + 2.0**-8])  # the last lies half way
     expected = F.pad(x, (margin,) * 4, mode="reflect").bfloat16()
     made = bfloat16.laid(x, margin)
@@ -265,4 +266,4 @@ def test_they_are_for_bfloat16_without_gradients_on_a_processor():
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    assert "66 passed" in passed_with_other_width([__file__], "norm or soft_clamp or laid_out or gates", tmp_path)
+    assert "93 passed" in passed_with_other_width([__file__], "norm or soft_clamp or laid_out or gates", tmp_path)
