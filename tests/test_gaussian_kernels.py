@@ -14,7 +14,7 @@ from torch import Tensor
 from mhvae_kit import gaussian_kernels
 from mhvae_kit.gaussian import Gaussian, kl_divergence, kl_one_sample, product_of_experts
 from mhvae_kit.kernels.team import without_kernels
-from mhvae_kit.networks.blocks import soft_clamp, soft_clamped_halves
+from mhvae_kit.networks.blocks import soft_clamped_halves
 
 SHAPE = (3, 4, 40, 38)  # more values an image than a thread takes at once, and no multiple of it
 
@@ -30,6 +30,10 @@ def heads(n: int, shape: tuple[int, ...] = SHAPE) -> list[Tensor]:
 
 def gaussians(stacked: list[Tensor]) -> list[Gaussian]:
     return [Gaussian(*head.chunk(2, 1)) for head in stacked]
+
+
+def soft_clamp(x: Tensor, limit: float) -> Tensor:
+    return torch.cat(soft_clamped_halves(x, limit), 1)
 
 
 def with_gradients(function: Callable[..., list[Tensor]], given: list[Tensor]) -> list[Tensor]:

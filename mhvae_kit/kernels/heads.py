@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray
 
 from mhvae_kit.kernels import BAND, OUTPUTS
-from mhvae_kit.kernels.lanes import LANES, WIDTH, add_product, copy_run, eight_totals, load, room, spread, store
+from mhvae_kit.kernels.lanes import LANES, WIDTH, add_three_taps, copy_run, eight_totals, load, room, spread, store
 from mhvae_kit.kernels.vectors import (
     block,
     exactly,
@@ -171,19 +171,6 @@ def norm_gradient(arguments: Any) -> None:
 
 
 @exactly
-def _add_three_taps(g: Any, h: Any, x: np.ndarray, at: int, sums: Any) -> Any:
-    """Add products of two vectors of a gradient and x, seen through three taps: those of the first, then the second."""
-    a0, a1, a2, b0, b1, b2 = sums
-    t = load(x, at)
-    a0, b0 = add_product(g, t, a0), add_product(h, t, b0)
-    t = load(x, at + 1)
-    a1, b1 = add_product(g, t, a1), add_product(h, t, b1)
-    t = load(x, at + 2)
-    a2, b2 = add_product(g, t, a2), add_product(h, t, b2)
-    return a0, a1, a2, b0, b1, b2
-
-
-@exactly
 def _add_taps(
     grad: np.ndarray, of: Any, x: np.ndarray, at: Any, rows: int, pitch: int, out: np.ndarray, to: Any
 ) -> None:
@@ -200,7 +187,7 @@ def _add_taps(
         for column in range(0, pitch - 2, LANES):
             given, seen = y * (pitch - 2) + column, y * pitch + column
             g, h = load(grad, first + given), load(grad, second + given)
-            a, b = _add_three_taps(g, h, x, one + seen, a), _add_three_taps(g, h, x, other + seen, b)
+            a, b = add_three_taps(g, h, x, one + seen, a), add_three_taps(g, h, x, other + seen, b)
     store(out, to[0], load(out, to[0]) + eight_totals(a[0], a[1], a[2], zero, b[0], b[1], b[2], zero))
     store(out, to[1], load(out, to[1]) + eight_totals(a[3], a[4], a[5], zero, b[3], b[4], b[5], zero))
 

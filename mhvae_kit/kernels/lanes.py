@@ -219,6 +219,19 @@ def add_products(filters: np.ndarray, of: int, values: np.ndarray, at: int, sums
 
 
 @exactly
+def add_three_taps(g: Any, h: Any, x: np.ndarray, at: int, sums: Any) -> Any:
+    """Add products of two vectors of a gradient and x, seen through three taps: those of the first, then the second."""
+    a0, a1, a2, b0, b1, b2 = sums
+    t = load(x, at)
+    a0, b0 = add_product(g, t, a0), add_product(h, t, b0)
+    t = load(x, at + 1)
+    a1, b1 = add_product(g, t, a1), add_product(h, t, b1)
+    t = load(x, at + 2)
+    a2, b2 = add_product(g, t, a2), add_product(h, t, b2)
+    return a0, a1, a2, b0, b1, b2
+
+
+@exactly
 def store_sums(sums: Any, out: np.ndarray, to: int) -> None:
     """Write (OUTPUTS, WIDTH) sums."""
     a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2 = sums

@@ -15,6 +15,7 @@ from mhvae_kit.kernels.lanes import (
     LANES,
     WIDTH,
     add_product,
+    add_three_taps,
     copy_run,
     eight_totals,
     load,
@@ -65,28 +66,16 @@ def _add_taps(
     Those of the first go to of[0], of the second to of[1], as vectors of which the first FILTER values count.
     """
     zero = spread(f32(0.0))
-    a0, a1, a2, a3, a4, a5, a6 = zero, zero, zero, zero, zero, zero, zero
-    b0, b1, b2, b3, b4, b5, b6 = zero, zero, zero, zero, zero, zero, zero
+    a, b, g_last, h_last = (zero, zero, zero, zero, zero, zero), (zero, zero, zero, zero, zero, zero), zero, zero
     for y in range(rows):
         for column in range(0, width, LANES):
             seen = at + y * (width + FILTER - 1) + column
             g, h = load(first, y * width + column), load(second, y * width + column)
-            t = load(x, seen)
-            a0, b0 = add_product(g, t, a0), add_product(h, t, b0)
-            t = load(x, seen + 1)
-            a1, b1 = add_product(g, t, a1), add_product(h, t, b1)
-            t = load(x, seen + 2)
-            a2, b2 = add_product(g, t, a2), add_product(h, t, b2)
-            t = load(x, seen + 3)
-            a3, b3 = add_product(g, t, a3), add_product(h, t, b3)
-            t = load(x, seen + 4)
-            a4, b4 = add_product(g, t, a4), add_product(h, t, b4)
-            t = load(x, seen + 5)
-            a5, b5 = add_product(g, t, a5), add_product(h, t, b5)
+            a, b = add_three_taps(g, h, x, seen, a), add_three_taps(g, h, x, seen + 3, b)
             t = load(x, seen + 6)
-            a6, b6 = add_product(g, t, a6), add_product(h, t, b6)
-    store(out, of[0], load(out, of[0]) + eight_totals(a0, a1, a2, a3, a4, a5, a6, zero))
-    store(out, of[1], load(out, of[1]) + eight_totals(b0, b1, b2, b3, b4, b5, b6, zero))
+            g_last, h_last = add_product(g, t, g_last), add_product(h, t, h_last)
+    store(out, of[0], load(out, of[0]) + eight_totals(a[0], a[1], a[2], b[0], b[1], b[2], g_last, zero))
+    store(out, of[1], load(out, of[1]) + eight_totals(a[3], a[4], a[5], b[3], b[4], b[5], h_last, zero))
 
 
 @kernel

@@ -216,21 +216,19 @@ def pointwise(channels: int, latent_channels: int) -> nn.Module:
     return weight_norm(Conv2d(channels, 2 * latent_channels, 1, bias=False))
 
 
-def soft_clamp(x: Tensor, limit: float) -> Tensor:
-    """limit * tanh(x / limit), in float32 whatever the precision of x; keeps its result alone for the backward pass."""
-    return team.applied(_SoftClamp, x, limit, 1)[0]
-
-
 def soft_clamped_halves(x: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """Both halves of the channels of `soft_clamp(x, limit)`, (B, 2 C, ...) to two (B, C, ...)."""
-    return team.applied(_SoftClamp, x, limit, 2)
+    """Both halves of the channels of limit * tanh(x / limit), (B, 2 C, ...) to two (B, C, ...).
+
+    In float32 whatever the precision of x; keeps its result alone for the backward pass.
+    """
+    return team.applied(_SoftClamp, x, limit)
 
 
 class _SoftClamp(torch.autograd.Function):
-    """Equal parts of the channels of what is clamped, whose gradients need not be put together before."""
+    """Gives halves, so that their gradients need not be put together before."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float, parts: int) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, limit: float) -> tuple[Tensor, Tensor]:
         if gaussian_kernels.is_quick_for(x):
             y = gaussian_kernels.soft_clamp(x, limit)
         elif x.ndim == 4 and bfloat16.applies_to(x):
@@ -239,16 +237,16 @@ class _SoftClamp(torch.autograd.Function):
             y = (x.float() / limit).tanh_().mul_(limit)
         ctx.save_for_backward(y)
         ctx.limit, ctx.dtype = limit, x.dtype
-        return y.chunk(parts, 1) if parts > 1 else (y,)
+        return y.chunk(2, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
         if y.dtype == ctx.dtype and gaussian_kernels.is_quick_for(y) and team.are_plain(*grads):
-            return gaussian_kernels.soft_clamp_gradient(y, grads, ctx.limit), None, None
+            return gaussian_kernels.soft_clamp_gradient(y, grads, ctx.limit), None
         slope = torch.addcmul(torch.ones((), device=y.device), y, y, value=-1 / ctx.limit**2)
-        return (torch.cat(grads, 1) * slope).to(ctx.dtype), None, None
+        return (torch.cat(grads, 1) * slope).to(ctx.dtype), None
 
 
 class ResidualBlock(nn.Module):
