@@ -146,10 +146,10 @@ def test_a_process_that_compiles_computes_the_bits_of_later_ones(tmp_path):
 import hashlib
 import torch
 from mhvae_kit.gaussian import Gaussian, kl_divergence, product_of_experts
-from mhvae_kit.networks.blocks import TopDownCell, soft_clamp
+from mhvae_kit.networks.blocks import TopDownCell, soft_clamped_halves
 torch.manual_seed(0)
 cell, x = TopDownCell(8, 3), torch.randn(2, 8, 24, 26, requires_grad=True)
-p, q = (Gaussian(*part.chunk(2, 1)) for part in soft_clamp(cell(x).repeat(1, 2, 1, 1), 3.0).chunk(2, 1))
+p, q = (Gaussian(*soft_clamped_halves(part, 3.0)) for part in (cell(x), 2 * cell(x)))
 fused = product_of_experts(p, [q])
 y = fused.sample(torch.randn(2, 4, 24, 26)) * kl_divergence(fused, p)[:, None, None, None]
 found = [y, *torch.autograd.grad(y.square().sum(), [x, *cell.parameters()])]
