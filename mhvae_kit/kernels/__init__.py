@@ -5,9 +5,10 @@ core's cache, so that a norm and what follows it read and write main memory once
 
 - `team` says whether kernels can be used and runs them;
 - `wide` has those for the maps inside top-down cells, `heads` and `large_filters` those for the image heads,
-  `winograd` and `winograd_gradient` 3x3 convolutions, `pointwise` 1x1 ones, `gaussians` the algebra of latents;
+  `winograd`, `winograd_large` and `winograd_gradient` 3x3 convolutions, `pointwise` 1x1 ones, `gaussians` the algebra
+  of latents;
 - `channels_last`, `gates` and `layouts` have those for bfloat16 maps, whose pixels' channels lie together;
-- `vectors`, `lanes`, `tiles`, `windows` and `halves` have what they are put together from.
+- `vectors`, `lanes`, `tiles`, `large_tiles`, `windows` and `halves` have what they are put together from.
 
 Kernels take addresses and sizes as integers and check nothing; `mhvae_kit.networks` calls them with tensors. What both
 must agree on stands here, as kernels cannot be imported without numba.
@@ -19,3 +20,4 @@ RUN = 4096  # values that a thread takes at once of a map that it goes through v
 FILTER = 7  # height and width of a large filter
 OUTPUTS = 4  # output channels of a convolution that are summed up side by side, in registers
 POSITIONS = 16  # of Winograd's scheme, for which it has a product each
+LARGE_POSITIONS = 36  # likewise with tiles of 4 x 4 pixels

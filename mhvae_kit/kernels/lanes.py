@@ -83,13 +83,14 @@ def spread(typing: Any, value: Any) -> Any:
 
 @intrinsic
 def add_product(typing: Any, x: Any, y: Any, onto: Any) -> Any:
-    """x * y + onto, rounded once where the processor can."""
+    """x * y + onto of vectors or of numbers, rounded once where the processor can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         product = builder.fmul(arguments[0], arguments[1], flags=("contract",))
         return builder.fadd(product, arguments[2], flags=("contract",))
 
-    return vector(vector, vector, vector), generate
+    kind = vector if x is vector else types.float32
+    return kind(kind, kind, kind), generate
 
 
 def _of_two(build: Callable[[Any, Any, Any], Any]) -> Any:
@@ -119,6 +120,14 @@ fronts, backs = (_chosen([i for i in range(2 * LANES) if i // 8 % 2 == half]) fo
 # The other way: both vectors' values in turns, first half and second half.
 first_woven = _chosen([i // 2 + LANES * (i % 2) for i in range(LANES)])
 second_woven = _chosen([i // 2 + LANES * (i % 2) for i in range(LANES, 2 * LANES)])
+# Inside every run of four values: both vectors' first or last two in turns, their first two or last two behind another.
+_woven_low, _woven_high, _low, _high = (
+    _chosen([i // 4 * 4 + k % 4 + LANES * (k // 4) for i in range(0, LANES, 4) for k in four])
+    for four in ((0, 4, 1, 5), (2, 6, 3, 7), (0, 1, 4, 5), (2, 3, 6, 7))
+)
+# The first value of every run of four, then the second ones, and so on; and the other way.
+_sorted = _chosen([i % (LANES // 4) * 4 + i // (LANES // 4) for i in range(LANES)])
+_unsorted = _chosen([i % 4 * (LANES // 4) + i // 4 for i in range(LANES)])
 
 
 def _halves_added(lanes: int) -> Any:
@@ -143,6 +152,26 @@ def eight_totals(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any)
     x = _fold_again(_fold(a, b), _fold(c, d))
     x = _fold_thrice(x, _fold_again(_fold(e, f), _fold(g, h)))
     return x if LANES == 8 else _fold_last(x, x)
+
+
+@exactly
+def _turned_fours(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
+    """Transpose the squares that runs of four values of four vectors are."""
+    p, q, r, s = _woven_low(a, b), _woven_high(a, b), _woven_low(c, d), _woven_high(c, d)
+    return _low(p, r), _high(p, r), _low(q, s), _high(q, s)
+
+
+@exactly
+def every_fourth(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
+    """Of vectors that lie behind each other: every fourth value, from the first, second, third and fourth on."""
+    a, b, c, d = _turned_fours(a, b, c, d)
+    return _sorted(a, a), _sorted(b, b), _sorted(c, c), _sorted(d, d)
+
+
+@exactly
+def four_in_turns(a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Any, Any, Any]:
+    """The other way: the values of four vectors in turns."""
+    return _turned_fours(_unsorted(a, a), _unsorted(b, b), _unsorted(c, c), _unsorted(d, d))
 
 
 @overload(operator.add, jit_options={"forceinline": True})

@@ -26,7 +26,7 @@ Team = Callable[[int, int, int], Any]
 UNITS = (
     *("channels_last", "gates", "layouts"),  # bfloat16
     *("gaussians", "heads", "large_filters", "normals", "pointwise", "upsampling", "wide"),
-    *("winograd", "winograd_gradient"),
+    *("winograd", "winograd_gradient", "winograd_large"),
 )
 
 _switched_on: ContextVar[bool] = ContextVar("kernels", default=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mhvae_kit.kernels import POSITIONS
+from mhvae_kit.kernels import OUTPUTS, POSITIONS
 from mhvae_kit.kernels.lanes import LANES, WIDTH, copy_run, evens, load, odds, store
-from mhvae_kit.kernels.vectors import block, exactly, f32
+from mhvae_kit.kernels.vectors import block, exactly, f32, fetch_to_read, fetch_to_write
 
 HALF = WIDTH + LANES  # every other pixel of a row: one a tile, one on a side, and what vectors read beyond
 SEEN = 2 * HALF
@@ -138,3 +138,33 @@ def run_of_image(t: int, last: int, tiles: int) -> tuple[int, int, int]:
     """Of tiles counted through all images of so many: the image of t, its first tile there, and the end there."""
     image, start = t // tiles, t % tiles
     return image, start, min(tiles, start + last - t)
+
+
+@exactly
+def fetch_tiles(x: int, channel: int, height: int, width: int, edge: int, first: int, last: int) -> None:
+    """Bring into the cache what tiles of `edge` x `edge` pixels see of a channel."""
+    across = width // edge
+    t = first
+    while t < last:
+        n = run_of_tiles(t, last, across)
+        start = x + 4 * (channel * height * width + edge * (t % across))
+        top = edge * (t // across)
+        for row in range(max(0, top - 1), min(height, top + edge + 1)):
+            for at in range(0, 4 * edge * n, 64):
+                fetch_to_read(start + 4 * row * width + at)
+        t += n
+
+
+@exactly
+def fetch_result(out: int, height: int, width: int, edge: int, first: int, last: int) -> None:
+    """Bring into the cache where the results of such tiles go in OUTPUTS planes."""
+    across = width // edge
+    t = first
+    while t < last:
+        n = run_of_tiles(t, last, across)
+        for k in range(OUTPUTS):
+            start = out + 4 * ((k * height + edge * (t // across)) * width + edge * (t % across))
+            for row in range(edge):
+                for at in range(0, 4 * edge * n, 64):
+                    fetch_to_write(start + 4 * row * width + at)
+        t += n

@@ -27,8 +27,8 @@ from mhvae_kit.kernels.lanes import (
     spread,
     store,
 )
-from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, run_of_tiles, transform
-from mhvae_kit.kernels.vectors import block, exactly, f32, fetch_to_read, fetch_to_write, kernel, taken
+from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, fetch_result, fetch_tiles, run_of_tiles, transform
+from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 
 
 @exactly
@@ -54,36 +54,6 @@ def _back(m: np.ndarray, at: int, bias: float, upper: np.ndarray, lower: np.ndar
         left, right = l1 - l2 - l3 + b, r1 - r2 - r3 + b
         store(lower, 2 * t, first_woven(left, right))
         store(lower, 2 * t + LANES, second_woven(left, right))
-
-
-@exactly
-def _fetch_tiles(x: int, channel: int, height: int, width: int, first: int, last: int) -> None:
-    """Bring into the cache what tiles see of a channel."""
-    across = width // 2
-    t = first
-    while t < last:
-        n = run_of_tiles(t, last, across)
-        start = x + 4 * (channel * height * width + 2 * (t % across))
-        for row in range(2 * (t // across) - 1, 2 * (t // across) + 3):
-            if 0 <= row < height:
-                for at in range(0, 8 * n, 64):
-                    fetch_to_read(start + 4 * row * width + at)
-        t += n
-
-
-@exactly
-def _fetch_result(out: int, height: int, width: int, first: int, last: int) -> None:
-    """Bring into the cache where the results of tiles go in OUTPUTS planes."""
-    across = width // 2
-    t = first
-    while t < last:
-        n = run_of_tiles(t, last, across)
-        for k in range(OUTPUTS):
-            start = out + 4 * ((k * height + 2 * (t // across)) * width + 2 * (t % across))
-            for row in range(2):
-                for at in range(0, 8 * n, 64):
-                    fetch_to_write(start + 4 * row * width + at)
-        t += n
 
 
 @kernel
@@ -112,10 +82,10 @@ def winograd(arguments: Any) -> None:
         transform(x + 4 * image * n_in * size, n_in, height, width, first, last, work, values, 0, WIDTH)
         for o in range(part * (n_out // parts), (part + 1) * (n_out // parts), OUTPUTS):
             of_outputs = block(filters, o // OUTPUTS, POSITIONS * n_in * OUTPUTS)
-            _fetch_result(out + 4 * (image * n_out + o) * size, height, width, first, last)
+            fetch_result(out + 4 * (image * n_out + o) * size, height, width, 2, first, last)
             for p in range(POSITIONS):
                 if fetched < wanted:
-                    _fetch_tiles(x + 4 * next_image * n_in * size, fetched, height, width, next_first, next_last)
+                    fetch_tiles(x + 4 * next_image * n_in * size, fetched, height, width, 2, next_first, next_last)
                     fetched += 1
                 block_product(
                     of_outputs, p * n_in * OUTPUTS, values, p * stride, WIDTH, n_in, sums, p * OUTPUTS * WIDTH

@@ -1,6 +1,6 @@
-"""3x3 convolutions with fewer multiplications, by `mhvae_kit.kernels.winograd`, where that is quicker.
+"""3x3 convolutions with fewer multiplications, by `mhvae_kit.kernels.winograd` and `winograd_large`, where quicker.
 
-They give the same function up to rounding, and no larger an error. docs/performance.md has the figures.
+They give the same function up to rounding, and about the errors of a direct sum. docs/performance.md has the figures.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mhvae_kit.kernels import OUTPUTS, POSITIONS, team
+from mhvae_kit.kernels import LARGE_POSITIONS, OUTPUTS, POSITIONS, team
 from mhvae_kit.kernels.team import plane_size
 
 CHANNELS_FROM = 8  # of input and output
 TILES_FROM = 36  # of 2 x 2 pixels in an image; and TILES_OF_ALL in all images of the batch, as filters are made for all
 TILES_OF_ALL = 144
+LARGE_TILES_FROM = 576  # of 4 x 4 pixels in an image: coarser maps save little, and their errors count most in images
+LARGE_TILES_CHANNELS = 128  # of the input at most, as their filters take more room
 TILES_WITH_GRADIENT = 144  # of an image, from which the gradient of the filters is quicker too
 SHARES = 16  # of a gradient at least, by output channels and images; not by threads, so that sums are the same for all
 OUTPUTS_OF_PART = 32  # at least, that a thread computes from the same transformed tiles
@@ -45,18 +47,36 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, D, H, W).
     """
-    from mhvae_kit.kernels.lanes import WIDTH  # needs numba
-
     x, (n_out, n_in) = x.contiguous(), weight.shape[:2]
-    filters = x.new_empty(n_out // OUTPUTS, POSITIONS, n_in, OUTPUTS)
-    team.run("winograd_filters", n_out // OUTPUTS, weight.contiguous(), filters, n_in)
+    is_large = has_large_tiles(x)
+    name, positions, pixels = ("winograd_large", LARGE_POSITIONS, 16) if is_large else ("winograd", POSITIONS, 4)
+    filters = x.new_empty(n_out // OUTPUTS, positions, n_in, OUTPUTS)
+    team.run(f"{name}_filters", n_out // OUTPUTS, weight.contiguous(), filters, n_in)
     y = x.new_empty(len(x), n_out, *x.shape[2:])
-    items, parts = len(x) * -(-(plane_size(x) // 4) // WIDTH), 1
+    items, parts = len(x) * -(-(plane_size(x) // pixels) // _width()), 1
     while items * parts < 4 * torch.get_num_threads() and n_out % (2 * parts * OUTPUTS_OF_PART) == 0:
         parts *= 2
     bias = x.new_zeros(n_out) if bias is None else bias
-    team.run("winograd", items * parts, x, filters, bias, y, n_in, n_out, parts, *x.shape[2:])
+    team.run(name, items * parts, x, filters, bias, y, n_in, n_out, parts, *x.shape[2:])
     return y
+
+
+def has_large_tiles(x: Tensor) -> bool:
+    """Whether `convolution` takes tiles of 4 x 4 pixels: by the size of an image alone, whatever the batch."""
+    n_in, height, width = x.shape[1:]
+    return (
+        height % 4 == width % 4 == 0
+        and plane_size(x) // 16 >= LARGE_TILES_FROM
+        and n_in <= LARGE_TILES_CHANNELS
+        and 3 * width // 4 >= _width()  # a row of tiles fills a vector
+    )
+
+
+def _width() -> int:
+    """Tiles that an item of the kernels has: three vectors."""
+    from mhvae_kit.kernels.lanes import WIDTH  # needs numba
+
+    return WIDTH
 
 
 def is_quick_for_gradient(x: Tensor, weight: Tensor, padding: int, groups: int) -> bool:

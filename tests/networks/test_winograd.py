@@ -23,6 +23,17 @@ SHAPES = {  # batch, channels in, channels out, height, width
     "many channels": (1, 64, 96, 24, 24),
     "outputs in several parts": (1, 8, 256, 24, 24),
 }
+LARGE_SHAPES = {  # of tiles of 4 x 4 pixels
+    "rows of whole vectors": (1, 16, 12, 48, 192),
+    "rows longer than the tiles taken at once": (1, 8, 8, 4, 800),
+    "rows of a single tile": (2, 8, 8, 36, 4),
+    "rows shorter than a vector": (3, 8, 8, 36, 12),
+    "tiles that end within a row": (2, 10, 16, 28, 80),
+    "tiles of several images": (5, 24, 32, 16, 12),
+    "many channels": (1, 64, 96, 96, 96),
+    "channels that are no multiple of those taken at once": (1, 14, 8, 8, 40),
+    "outputs in several parts": (1, 8, 256, 24, 24),
+}
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -34,8 +45,13 @@ def direct_gradient(x: Tensor, grad: Tensor) -> Tensor:
     return torch.autograd.grad(F.conv2d(x, weight, padding=1), weight, grad)[0]
 
 
-def assert_close(got: Tensor, exact: Tensor) -> None:
-    torch.testing.assert_close(got, exact.float(), rtol=1e-5, atol=2e-6 * float(exact.abs().max()))
+def assert_close(got: Tensor, exact: Tensor, error: float = 2e-6) -> None:
+    torch.testing.assert_close(got, exact.float(), rtol=1e-5, atol=error * float(exact.abs().max()))
+
+
+@pytest.fixture
+def large_tiles(monkeypatch):
+    monkeypatch.setattr(winograd, "has_large_tiles", lambda x: True)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -47,6 +63,31 @@ def test_a_convolution_and_the_gradient_of_its_filters_are_direct_sums(name):
     assert_close(winograd.convolution(x, weight, None), exact - bias.double()[:, None, None])
     grad = noise(batch, n_out, height, width, seed=4)
     assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
+
+
+@pytest.mark.parametrize("name", LARGE_SHAPES)
+def test_a_convolution_by_large_tiles_is_a_direct_sum(name, large_tiles):
+    batch, n_in, n_out, height, width = LARGE_SHAPES[name]
+    x, weight, bias = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2), noise(n_out, seed=3)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert_close(winograd.convolution(x, weight, bias), exact, error=6e-6)
+    assert_close(winograd.convolution(x, weight, None), exact - bias.double()[:, None, None], error=6e-6)
+
+
+@settings(max_examples=25)
+@given(
+    batch=st.integers(1, 3),
+    n_in=st.integers(2, 9).map(lambda n: 2 * n),
+    n_out=st.integers(1, 10).map(lambda n: 4 * n),
+    height=st.integers(1, 8).map(lambda n: 4 * n),
+    width=st.integers(1, 30).map(lambda n: 4 * n),
+)
+def test_large_tiles_take_any_size_that_four_divides(batch, n_in, n_out, height, width):
+    x, weight = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2)
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "has_large_tiles", lambda x: True)
+        assert_close(winograd.convolution(x, weight, None), exact, error=6e-6)
 
 
 @settings(max_examples=25)
@@ -74,6 +115,32 @@ def test_errors_are_no_larger_than_those_of_a_direct_sum():
     assert errors[0] <= errors[1]
 
 
+@pytest.mark.parametrize(("channels", "size"), [(16, 192), (64, 96)])
+def test_errors_of_large_tiles_are_about_those_of_a_direct_sum(channels, size):
+    x, weight = noise(1, channels, size, size), noise(16, channels, 3, 3, seed=2)
+    assert winograd.has_large_tiles(x)
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    large, direct = winograd.convolution(x, weight, None), F.conv2d(x, weight, padding=1)
+    errors = [(y - exact).square().mean().sqrt() for y in (large, direct)]
+    assert errors[0] <= 2.5 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "is_large"),
+    [
+        (16, 96, 96, True),
+        (16, 192, 192, True),
+        (16, 98, 96, False),
+        (16, 96, 98, False),
+        (16, 48, 48, False),
+        (256, 96, 96, False),
+        (16, 1536, 8, False),
+    ],
+)
+def test_large_tiles_are_taken_by_the_size_of_an_image(channels, height, width, is_large):
+    assert all(winograd.has_large_tiles(torch.zeros(b, channels, height, width)) == is_large for b in (1, 3))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_number_of_threads_changes_no_bit(threads):
     x, weight, grad = noise(2, 8, 34, 26), noise(256, 8, 3, 3, seed=2), noise(2, 256, 34, 26, seed=4)
@@ -89,8 +156,20 @@ def test_the_number_of_threads_changes_no_bit(threads):
         torch.set_num_threads(before)
 
 
-def test_an_image_is_convolved_alike_alone_and_in_a_batch():
-    x, weight = noise(5, 8, 24, 26), noise(8, 8, 3, 3, seed=2)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_bit_of_large_tiles(threads, large_tiles):
+    x, weight, before = noise(2, 8, 36, 48), noise(256, 8, 3, 3, seed=2), torch.get_num_threads()
+    expected = winograd.convolution(x, weight, None)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(winograd.convolution(x, weight, None), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [24, 26, 96])
+def test_an_image_is_convolved_alike_alone_and_in_a_batch(size):
+    x, weight = noise(5, 8, size, size), noise(8, 8, 3, 3, seed=2)
     together = winograd.convolution(x, weight, None)
     assert all(torch.equal(winograd.convolution(x[i : i + 1], weight, None)[0], together[i]) for i in range(5))
 
@@ -101,6 +180,14 @@ def test_what_is_not_a_number_stays_so_where_a_direct_sum_has_it_and_reaches_no_
     y = winograd.convolution(x, weight, None)
     assert y.isnan()[F.conv2d(x, weight, padding=1).isnan()].all() and not y[1].isnan().any()
     assert winograd.weight_gradient(x, noise(2, 8, 24, 24, seed=4))[:, 3].isnan().all()
+
+
+def test_by_large_tiles_what_is_not_a_number_reaches_no_tile_that_does_not_see_it(large_tiles):
+    x, weight = noise(2, 8, 24, 24), noise(8, 8, 3, 3, seed=2)
+    x[0, 3, 7, 9] = torch.nan
+    y = winograd.convolution(x, weight, None)
+    assert y.isnan()[F.conv2d(x, weight, padding=1).isnan()].all() and not y[1].isnan().any()
+    assert not y[0, :, 12:].isnan().any() and not y[0, :, :, 16:].isnan().any()
 
 
 def test_other_layouts_are_taken():
@@ -143,4 +230,5 @@ def test_convolutions_of_the_model_go_this_way_where_it_is_quicker(monkeypatch, 
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    assert "11 passed" in passed_with_other_width([__file__], "direct_sums or any_even_size or threads", tmp_path)
+    tests = "direct_sum or any_even_size or any_size or threads or about"
+    assert "28 passed" in passed_with_other_width([__file__], tests, tmp_path)
