@@ -92,9 +92,9 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-# Files side by side; threads that wait must then not keep a core busy.
+# Files side by side, one thread each: more would wait for each other's cores. Tests of threads ask for their own.
 test: lint
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks
