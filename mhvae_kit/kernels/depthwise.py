@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mhvae_kit.kernels.lanes import LANES, add_product, copy_run, eight_totals, load, room, spread, store
+from mhvae_kit.kernels.lanes import LANES, add_product, copy_run, eight_totals, load, room, spread, store, store_six
 from mhvae_kit.kernels.vectors import exactly, f32, silu_and_slope, silu_of_normalised
 
 TAPS = 5  # rows and columns of the filter
@@ -80,12 +80,7 @@ def _sums(padded: np.ndarray, start: int, pitch: int, taps: np.ndarray, bias: fl
             a, b = add_product(w, load(padded, at), a), add_product(w, load(padded, at + LANES), b)
             c, d = add_product(w, load(padded, at + 2 * LANES), c), add_product(w, load(padded, at + 3 * LANES), d)
             e, f = add_product(w, load(padded, at + 4 * LANES), e), add_product(w, load(padded, at + 5 * LANES), f)
-    store(out, to, a)
-    store(out, to + LANES, b)
-    store(out, to + 2 * LANES, c)
-    store(out, to + 3 * LANES, d)
-    store(out, to + 4 * LANES, e)
-    store(out, to + 5 * LANES, f)
+    store_six((a, b, c, d, e, f), out, to, LANES)
 
 
 @exactly

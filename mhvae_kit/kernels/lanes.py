@@ -83,14 +83,13 @@ def spread(typing: Any, value: Any) -> Any:
 
 @intrinsic
 def add_product(typing: Any, x: Any, y: Any, onto: Any) -> Any:
-    """x * y + onto of vectors or of numbers, rounded once where the processor can."""
+    """x * y + onto, rounded once where the processor can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         product = builder.fmul(arguments[0], arguments[1], flags=("contract",))
         return builder.fadd(product, arguments[2], flags=("contract",))
 
-    kind = vector if x is vector else types.float32
-    return kind(kind, kind, kind), generate
+    return vector(vector, vector, vector), generate
 
 
 def _of_two(build: Callable[[Any, Any, Any], Any]) -> Any:
@@ -195,6 +194,18 @@ def room(n: int) -> np.ndarray:
     """n zeros, the first at an address from which vectors cross no border between lines of the cache."""
     values = np.zeros(n + LANES, np.float32)
     return values[-values.ctypes.data // 4 % LANES :][:n]
+
+
+@exactly
+def store_six(values: tuple[Any, Any, Any, Any, Any, Any], out: np.ndarray, to: int, step: int) -> None:
+    """Write six vectors to places that are `step` apart."""
+    a, b, c, d, e, f = values
+    store(out, to, a)
+    store(out, to + step, b)
+    store(out, to + 2 * step, c)
+    store(out, to + 3 * step, d)
+    store(out, to + 4 * step, e)
+    store(out, to + 5 * step, f)
 
 
 @exactly

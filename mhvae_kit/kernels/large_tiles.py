@@ -24,6 +24,7 @@ from mhvae_kit.kernels.lanes import (
     product,
     spread,
     store,
+    store_six,
 )
 from mhvae_kit.kernels.tiles import run_of_tiles
 from mhvae_kit.kernels.vectors import block, exactly, f32
@@ -70,17 +71,6 @@ def _to_four(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> tuple[Any, Any, 
 
 
 @exactly
-def _store_six(values: tuple[Any, Any, Any, Any, Any, Any], out: np.ndarray, to: int, step: int) -> None:
-    a, b, c, d, e, f = values
-    store(out, to, a)
-    store(out, to + step, b)
-    store(out, to + 2 * step, c)
-    store(out, to + 3 * step, d)
-    store(out, to + 4 * step, e)
-    store(out, to + 5 * step, f)
-
-
-@exactly
 def _load_six(x: np.ndarray, at: int, step: int) -> tuple[Any, Any, Any, Any, Any, Any]:
     a, b, c = load(x, at), load(x, at + step), load(x, at + 2 * step)
     return a, b, c, load(x, at + 3 * step), load(x, at + 4 * step), load(x, at + 5 * step)
@@ -108,13 +98,13 @@ def _rows_transformed(
         for r in range(4):
             copy_run(plane, at + r * width, 4 * n, spare, (r + 1) * LANES)
         copy_run(lower, 0, 4 * n, spare, 5 * LANES)
-        _store_six(_to_six(*_load_six(spare, 0, LANES)), rows, to + LANES, ROW)
+        store_six(_to_six(*_load_six(spare, 0, LANES)), rows, to + LANES, ROW)
     done = 0
     while done < 4 * n and 4 * n >= LANES:
         done = min(done, 4 * n - LANES)  # the last vector goes over what was done rather than beyond
         b, c, d = load(plane, at + done), load(plane, at + width + done), load(plane, at + 2 * width + done)
         e = load(plane, at + 3 * width + done)
-        _store_six(_to_six(load(upper, done), b, c, d, e, load(lower, done)), rows, to + LANES + done, ROW)
+        store_six(_to_six(load(upper, done), b, c, d, e, load(lower, done)), rows, to + LANES + done, ROW)
         done += LANES
 
 
@@ -131,7 +121,7 @@ def _sides_transformed(
             if 0 <= top - 1 + r < height:
                 spare[r * LANES + 2 * k] = plane[start - 1] if left > 0 else f32(0.0)
                 spare[r * LANES + 2 * k + 1] = plane[start + 4 * n] if left + 4 * n < width else f32(0.0)
-    _store_six(_to_six(*_load_six(spare, 0, LANES)), spare, 0, LANES)
+    store_six(_to_six(*_load_six(spare, 0, LANES)), spare, 0, LANES)
     for k in range(channels):
         for r in range(6):
             to = (6 * k + r) * ROW + LANES
@@ -149,7 +139,7 @@ def _columns_transformed(rows: np.ndarray, at: int, out: np.ndarray, to: int, st
         e, f, _, _ = every_fourth(
             load(rows, right), load(rows, right + LANES), load(rows, right + 2 * LANES), load(rows, right + 3 * LANES)
         )
-        _store_six(_to_six(a, b, c, d, e, f), out, to + 6 * r * stride, stride)
+        store_six(_to_six(a, b, c, d, e, f), out, to + 6 * r * stride, stride)
 
 
 @exactly

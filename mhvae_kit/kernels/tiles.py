@@ -141,6 +141,13 @@ def run_of_image(t: int, last: int, tiles: int) -> tuple[int, int, int]:
 
 
 @exactly
+def tiles_of_item(i: int, parts: int, groups: int, tiles: int) -> tuple[int, int, int, int]:
+    """Of items that are `groups` of WIDTH tiles an image, each in parts: image, part, first tile and that behind it."""
+    group = i // parts % groups
+    return i // parts // groups, i % parts, group * WIDTH, min(tiles, (group + 1) * WIDTH)
+
+
+@exactly
 def fetch_tiles(x: int, channel: int, height: int, width: int, edge: int, first: int, last: int) -> None:
     """Bring into the cache what tiles of `edge` x `edge` pixels see of a channel."""
     across = width // edge

@@ -27,7 +27,7 @@ from mhvae_kit.kernels.lanes import (
     spread,
     store,
 )
-from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, fetch_result, fetch_tiles, run_of_tiles, transform
+from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, fetch_result, fetch_tiles, run_of_tiles, tiles_of_item, transform
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 
 
@@ -73,10 +73,8 @@ def winograd(arguments: Any) -> None:
     i = taken(counter)
     while i < items:
         following = taken(counter)
-        image, group, part = i // parts // groups, i // parts % groups, i % parts
-        first, last = group * WIDTH, min(tiles, (group + 1) * WIDTH)
-        next_image, next_group = following // parts // groups, following // parts % groups
-        next_first, next_last = next_group * WIDTH, min(tiles, (next_group + 1) * WIDTH)
+        image, part, first, last = tiles_of_item(i, parts, groups, tiles)
+        next_image, _, next_first, next_last = tiles_of_item(following, parts, groups, tiles)
         wanted = n_in if following < items else 0
         fetched = 0
         transform(x + 4 * image * n_in * size, n_in, height, width, first, last, work, values, 0, WIDTH)

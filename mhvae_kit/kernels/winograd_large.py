@@ -13,7 +13,7 @@ from numba import carray
 from mhvae_kit.kernels import LARGE_POSITIONS, OUTPUTS
 from mhvae_kit.kernels.lanes import LANES, WIDTH, block_product, load, room, store
 from mhvae_kit.kernels.large_tiles import ROOMS, filter_to_six, to_pixels, transform
-from mhvae_kit.kernels.tiles import fetch_result, fetch_tiles
+from mhvae_kit.kernels.tiles import fetch_result, fetch_tiles, tiles_of_item
 from mhvae_kit.kernels.vectors import block, kernel, taken
 
 
@@ -34,10 +34,8 @@ def winograd_large(arguments: Any) -> None:
     i = taken(counter)
     while i < items:
         following = taken(counter)
-        image, group, part = i // parts // groups, i // parts % groups, i % parts
-        first, last = group * WIDTH, min(tiles, (group + 1) * WIDTH)
-        next_image, next_group = following // parts // groups, following // parts % groups
-        next_first, next_last = next_group * WIDTH, min(tiles, (next_group + 1) * WIDTH)
+        image, part, first, last = tiles_of_item(i, parts, groups, tiles)
+        next_image, _, next_first, next_last = tiles_of_item(following, parts, groups, tiles)
         wanted = n_in if following < items else 0
         fetched = 0
         transform(x + 4 * image * n_in * size, n_in, height, width, first, last, work, values)

@@ -49,6 +49,17 @@ def assert_close(got: Tensor, exact: Tensor, error: float = 2e-6) -> None:
     torch.testing.assert_close(got, exact.float(), rtol=1e-5, atol=error * float(exact.abs().max()))
 
 
+def case(batch: int, n_in: int, n_out: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A map, filters, a bias, and the convolution without the bias in float64."""
+    x, weight, bias = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2), noise(n_out, seed=3)
+    return x, weight, bias, F.conv2d(x.double(), weight.double(), padding=1)
+
+
+def assert_is_direct_sum(x: Tensor, weight: Tensor, bias: Tensor, exact: Tensor, error: float = 2e-6) -> None:
+    assert_close(winograd.convolution(x, weight, bias), exact + bias.double()[:, None, None], error)
+    assert_close(winograd.convolution(x, weight, None), exact, error)
+
+
 @pytest.fixture
 def large_tiles(monkeypatch):
     monkeypatch.setattr(winograd, "has_large_tiles", lambda x: True)
@@ -56,22 +67,15 @@ def large_tiles(monkeypatch):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_convolution_and_the_gradient_of_its_filters_are_direct_sums(name):
-    batch, n_in, n_out, height, width = SHAPES[name]
-    x, weight, bias = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2), noise(n_out, seed=3)
-    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    assert_close(winograd.convolution(x, weight, bias), exact)
-    assert_close(winograd.convolution(x, weight, None), exact - bias.double()[:, None, None])
-    grad = noise(batch, n_out, height, width, seed=4)
+    x, weight, bias, exact = case(*SHAPES[name])
+    assert_is_direct_sum(x, weight, bias, exact)
+    grad = noise(*exact.shape, seed=4)
     assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
 
 
 @pytest.mark.parametrize("name", LARGE_SHAPES)
 def test_a_convolution_by_large_tiles_is_a_direct_sum(name, large_tiles):
-    batch, n_in, n_out, height, width = LARGE_SHAPES[name]
-    x, weight, bias = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2), noise(n_out, seed=3)
-    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    assert_close(winograd.convolution(x, weight, bias), exact, error=6e-6)
-    assert_close(winograd.convolution(x, weight, None), exact - bias.double()[:, None, None], error=6e-6)
+    assert_is_direct_sum(*case(*LARGE_SHAPES[name]), error=6e-6)
 
 
 @settings(max_examples=25)
@@ -83,8 +87,7 @@ def test_a_convolution_by_large_tiles_is_a_direct_sum(name, large_tiles):
     width=st.integers(1, 30).map(lambda n: 4 * n),
 )
 def test_large_tiles_take_any_size_that_four_divides(batch, n_in, n_out, height, width):
-    x, weight = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2)
-    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    x, weight, _, exact = case(batch, n_in, n_out, height, width)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "has_large_tiles", lambda x: True)
         assert_close(winograd.convolution(x, weight, None), exact, error=6e-6)
@@ -99,9 +102,9 @@ def test_large_tiles_take_any_size_that_four_divides(batch, n_in, n_out, height,
     width=st.integers(1, 40).map(lambda n: 2 * n),
 )
 def test_any_even_size_will_do(batch, n_in, n_out, height, width):
-    x, weight = noise(batch, n_in, height, width), noise(n_out, n_in, 3, 3, seed=2)
-    assert_close(winograd.convolution(x, weight, None), F.conv2d(x.double(), weight.double(), padding=1))
-    grad = noise(batch, n_out, height, width, seed=4)
+    x, weight, _, exact = case(batch, n_in, n_out, height, width)
+    assert_close(winograd.convolution(x, weight, None), exact)
+    grad = noise(*exact.shape, seed=4)
     assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
 
 
