@@ -21,3 +21,4 @@ FILTER = 7  # height and width of a large filter
 OUTPUTS = 4  # output channels of a convolution that are summed up side by side, in registers
 POSITIONS = 16  # of Winograd's scheme, for which it has a product each
 LARGE_POSITIONS = 36  # likewise with tiles of 4 x 4 pixels
+GAP = 16  # values between filters of one position and the next, as a power of two apart they share few cache lines

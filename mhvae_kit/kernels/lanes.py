@@ -69,14 +69,60 @@ def store(typing: Any, array: Any, index: Any, values: Any) -> Any:
     return types.void(array, types.int64, vector), generate
 
 
+def _in_all_lanes(builder: Any, value: Any) -> Any:
+    """A vector of one number in all lanes."""
+    none = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(none, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+
+
+def _first_lanes(builder: Any, n: Any) -> Any:
+    """For every lane whether it is one of the first n."""
+    numbers = ir.Constant(ir.VectorType(ir.IntType(64), LANES), list(range(LANES)))
+    return builder.icmp_signed("<", numbers, _in_all_lanes(builder, n))
+
+
+def _masked(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+    """Call one of LLVM's operations on some lanes."""
+    kind = ir.FunctionType(result, [value.type for value in arguments])
+    return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), arguments)
+
+
+@intrinsic
+def load_first(typing: Any, array: Any, index: Any, n: Any) -> Any:
+    """The first n values of an array from an index on, and zeros in all other lanes; those are not read."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, signature.args[0], *arguments[:2])
+        place = builder.bitcast(place, _VALUES.as_pointer())
+        mask, zeros = _first_lanes(builder, arguments[2]), ir.Constant(_VALUES, [0.0] * LANES)
+        name = f"llvm.masked.load.v{LANES}f32.p0v{LANES}f32"
+        return _masked(builder, name, _VALUES, [place, ir.Constant(_I32, 4), mask, zeros])
+
+    return vector(array, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_first(typing: Any, array: Any, index: Any, n: Any, values: Any) -> Any:
+    """Write the first n lanes of a vector to an array from an index on; nothing is written behind them."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, signature.args[0], *arguments[:2])
+        place = builder.bitcast(place, _VALUES.as_pointer())
+        name = f"llvm.masked.store.v{LANES}f32.p0v{LANES}f32"
+        mask = _first_lanes(builder, arguments[2])
+        _masked(builder, name, ir.VoidType(), [arguments[3], place, ir.Constant(_I32, 4), mask])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, vector), generate
+
+
 @intrinsic
 def spread(typing: Any, value: Any) -> Any:
     """A vector of one float32 in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        none = ir.Constant(_VALUES, ir.Undefined)
-        first = builder.insert_element(none, arguments[0], ir.Constant(_I32, 0))
-        return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+        return _in_all_lanes(builder, arguments[0])
 
     return vector(types.float32), generate
 
@@ -215,6 +261,9 @@ def copy_run(x: np.ndarray, start: int, n: int, out: np.ndarray, to: int) -> Non
     while done + LANES <= n:
         store(out, to + done, load(x, start + done))
         done += LANES
+    if LANES == 16 and done < n:  # with vectors of 8, storing some lanes takes longer than a loop on many processors
+        store_first(out, to + done, n - done, load_first(x, start + done, n - done))
+        done = n
     while done < n:
         out[to + done] = x[start + done]
         done += 1

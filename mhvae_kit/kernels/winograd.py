@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from mhvae_kit.kernels import OUTPUTS, POSITIONS
+from mhvae_kit.kernels import GAP, OUTPUTS, POSITIONS
 from mhvae_kit.kernels.lanes import (
     LANES,
     WIDTH,
@@ -27,7 +27,7 @@ from mhvae_kit.kernels.lanes import (
     spread,
     store,
 )
-from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, fetch_result, fetch_tiles, run_of_tiles, tiles_of_item, transform
+from mhvae_kit.kernels.tiles import WORK, fetch_result, fetch_tiles, run_of_tiles, tiles_of_item, transform
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 
 
@@ -68,7 +68,7 @@ def winograd(arguments: Any) -> None:
     groups = (tiles + WIDTH - 1) // WIDTH
     stride = n_in * WIDTH + LANES  # as `transform` has it
     values, sums = room(POSITIONS * stride), room(POSITIONS * OUTPUTS * WIDTH)
-    work = room(AT_ONCE * 4 * SEEN), room(POSITIONS * LANES)
+    work = room(WORK[0]), room(WORK[1])
     upper, lower = room(2 * WIDTH), room(2 * WIDTH)
     i = taken(counter)
     while i < items:
@@ -79,14 +79,14 @@ def winograd(arguments: Any) -> None:
         fetched = 0
         transform(x + 4 * image * n_in * size, n_in, height, width, first, last, work, values, 0, WIDTH)
         for o in range(part * (n_out // parts), (part + 1) * (n_out // parts), OUTPUTS):
-            of_outputs = block(filters, o // OUTPUTS, POSITIONS * n_in * OUTPUTS)
+            of_outputs = block(filters, o // OUTPUTS, POSITIONS * (n_in * OUTPUTS + GAP))
             fetch_result(out + 4 * (image * n_out + o) * size, height, width, 2, first, last)
             for p in range(POSITIONS):
                 if fetched < wanted:
                     fetch_tiles(x + 4 * next_image * n_in * size, fetched, height, width, 2, next_first, next_last)
                     fetched += 1
                 block_product(
-                    of_outputs, p * n_in * OUTPUTS, values, p * stride, WIDTH, n_in, sums, p * OUTPUTS * WIDTH
+                    of_outputs, p * (n_in * OUTPUTS + GAP), values, p * stride, WIDTH, n_in, sums, p * OUTPUTS * WIDTH
                 )
             for k in range(OUTPUTS):
                 _back(sums, k * WIDTH, block(bias, o + k, 1)[0], upper, lower)
@@ -115,13 +115,13 @@ def _write_row(row: tuple[float, float, float, float], out: np.ndarray, to: int,
 
 @kernel
 def winograd_filters(arguments: Any) -> None:
-    """Filters (D, C, 3, 3) to G g G', (D / OUTPUTS, POSITIONS, C, OUTPUTS); an item is OUTPUTS of them."""
+    """Filters (D, C, 3, 3) to G g G', (D / OUTPUTS, POSITIONS, C * OUTPUTS + GAP); an item is OUTPUTS of them."""
     counter, items, weight, out, n_in = carray(arguments, (5,))
-    n = n_in * OUTPUTS
+    n, step = n_in * OUTPUTS, n_in * OUTPUTS + GAP
     taps = np.empty(9 * n, f32)
     i = taken(counter)
     while i < items:
-        filters, made = block(weight, i, 9 * n), block(out, i, POSITIONS * n)
+        filters, made = block(weight, i, 9 * n), block(out, i, POSITIONS * step)
         for o in range(OUTPUTS):
             for k in range(n_in):
                 for tap in range(9):
@@ -130,8 +130,8 @@ def winograd_filters(arguments: Any) -> None:
             a0, a1, a2, a3 = _three_to_four(taps[f], taps[f + 3 * n], taps[f + 6 * n])
             b0, b1, b2, b3 = _three_to_four(taps[f + n], taps[f + 4 * n], taps[f + 7 * n])
             c0, c1, c2, c3 = _three_to_four(taps[f + 2 * n], taps[f + 5 * n], taps[f + 8 * n])
-            _write_row(_three_to_four(a0, b0, c0), made, f, n)
-            _write_row(_three_to_four(a1, b1, c1), made, f + 4 * n, n)
-            _write_row(_three_to_four(a2, b2, c2), made, f + 8 * n, n)
-            _write_row(_three_to_four(a3, b3, c3), made, f + 12 * n, n)
+            _write_row(_three_to_four(a0, b0, c0), made, f, step)
+            _write_row(_three_to_four(a1, b1, c1), made, f + 4 * step, step)
+            _write_row(_three_to_four(a2, b2, c2), made, f + 8 * step, step)
+            _write_row(_three_to_four(a3, b3, c3), made, f + 12 * step, step)
         i = taken(counter)

@@ -25,7 +25,7 @@ from mhvae_kit.kernels.lanes import (
     spread,
     store,
 )
-from mhvae_kit.kernels.tiles import AT_ONCE, SEEN, run_of_image, run_of_tiles, transform
+from mhvae_kit.kernels.tiles import WORK, run_of_image, run_of_tiles, transform
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 
 STRETCH = 12 * LANES  # tiles that are summed up in registers
@@ -42,10 +42,12 @@ def _row_spread(left: Any, right: Any, out: np.ndarray, to: int, stride: int) ->
 
 
 @exactly
-def _tiles_spread(upper: np.ndarray, lower: np.ndarray, at: int, out: np.ndarray, to: int, stride: int) -> None:
+def _tiles_spread(
+    upper: np.ndarray, at: int, lower: np.ndarray, below: int, out: np.ndarray, to: int, stride: int
+) -> None:
     """A dY A' of LANES tiles from two rows of pixels; positions are `stride` apart."""
     a, b = load(upper, at), load(upper, at + LANES)
-    c, d = load(lower, at), load(lower, at + LANES)
+    c, d = load(lower, below), load(lower, below + LANES)
     top_left, top_right, left, right = evens(a, b), odds(a, b), evens(c, d), odds(c, d)
     _row_spread(top_left, top_right, out, to, stride)
     _row_spread(top_left + left, top_right + right, out, to + 4 * stride, stride)
@@ -63,17 +65,23 @@ def _spread(
     across = width // 2
     t = first
     while t < last:
-        n = run_of_tiles(t, last, across)
-        start = 2 * (t // across) * width + 2 * (t % across)
-        copy_run(plane, start, 2 * n, upper, 0)
-        copy_run(plane, start + width, 2 * n, lower, 0)
-        for done in range(0, n, LANES):
-            if done + LANES <= n:
-                _tiles_spread(upper, lower, 2 * done, out, to + t - first + done, stride)
-            else:
-                _tiles_spread(upper, lower, 2 * done, spare, 0, LANES)
-                for p in range(POSITIONS):
-                    copy_run(spare, p * LANES, n - done, out, to + t - first + done + p * stride)
+        n, done = min(WIDTH, last - t), 0
+        while done < n:
+            run = run_of_tiles(t + done, t + n, across)
+            start = 2 * ((t + done) // across) * width + 2 * ((t + done) % across)
+            copy_run(plane, start, 2 * run, upper, 2 * done)
+            copy_run(plane, start + width, 2 * run, lower, 2 * done)
+            done += run
+        start = to + t - first
+        if n < LANES:
+            _tiles_spread(upper, 0, lower, 0, spare, 0, LANES)
+            for p in range(POSITIONS):
+                copy_run(spare, p * LANES, n, out, start + p * stride)
+        done = 0
+        while done < n and n >= LANES:
+            done = min(done, n - LANES)  # the last vector goes over what was done rather than beyond
+            _tiles_spread(upper, 2 * done, lower, 2 * done, out, start + done, stride)
+            done += LANES
         t += n
 
 
@@ -131,7 +139,7 @@ def winograd_gradient(arguments: Any) -> None:
     v, m = room(POSITIONS * v_stride), room(POSITIONS * m_stride)
     sums, spare = room(POSITIONS * some * n_in // 8 * LANES), room(POSITIONS * LANES)
     rows = room(2 * WIDTH + 2 * LANES), room(2 * WIDTH + 2 * LANES), spare
-    work = room(AT_ONCE * 4 * SEEN), spare
+    work = room(WORK[0]), spare
     i = taken(counter)
     while i < items:
         share, chunk = i // chunks, i % chunks

@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import carray
 
-from mhvae_kit.kernels import LARGE_POSITIONS, OUTPUTS
+from mhvae_kit.kernels import GAP, LARGE_POSITIONS, OUTPUTS
 from mhvae_kit.kernels.lanes import LANES, WIDTH, block_product, load, room, store
 from mhvae_kit.kernels.large_tiles import ROOMS, filter_to_six, to_pixels, transform
 from mhvae_kit.kernels.tiles import fetch_result, fetch_tiles, tiles_of_item
@@ -40,14 +40,14 @@ def winograd_large(arguments: Any) -> None:
         fetched = 0
         transform(x + 4 * image * n_in * size, n_in, height, width, first, last, work, values)
         for o in range(part * (n_out // parts), (part + 1) * (n_out // parts), OUTPUTS):
-            of_outputs = block(filters, o // OUTPUTS, LARGE_POSITIONS * n_in * OUTPUTS)
+            of_outputs = block(filters, o // OUTPUTS, LARGE_POSITIONS * (n_in * OUTPUTS + GAP))
             fetch_result(out + 4 * (image * n_out + o) * size, height, width, 4, first, last)
             for p in range(LARGE_POSITIONS):
                 if fetched < wanted:
                     fetch_tiles(x + 4 * next_image * n_in * size, fetched, height, width, 4, next_first, next_last)
                     fetched += 1
                 block_product(
-                    of_outputs, p * n_in * OUTPUTS, values, p * stride, WIDTH, n_in, sums, p * OUTPUTS * WIDTH
+                    of_outputs, p * (n_in * OUTPUTS + GAP), values, p * stride, WIDTH, n_in, sums, p * OUTPUTS * WIDTH
                 )
             for k in range(OUTPUTS):
                 start, plane = block(bias, o + k, 1)[0], block(out, image * n_out + o + k, size)
@@ -57,7 +57,7 @@ def winograd_large(arguments: Any) -> None:
 
 @kernel
 def winograd_large_filters(arguments: Any) -> None:
-    """Filters (D, C, 3, 3) to (D / OUTPUTS, LARGE_POSITIONS, C, OUTPUTS); an item is OUTPUTS of them.
+    """Filters (D, C, 3, 3) as in `winograd_filters`, with LARGE_POSITIONS.
 
     C must be 4 at least, so that a row fills a vector.
     """
@@ -66,7 +66,7 @@ def winograd_large_filters(arguments: Any) -> None:
     taps, columns = room(9 * n), room(18 * LANES)
     i = taken(counter)
     while i < items:
-        filters, made = block(weight, i, 9 * n), block(out, i, LARGE_POSITIONS * n)
+        filters, made = block(weight, i, 9 * n), block(out, i, LARGE_POSITIONS * (n + GAP))
         for o in range(OUTPUTS):
             for k in range(n_in):
                 for tap in range(9):
@@ -83,6 +83,6 @@ def winograd_large_filters(arguments: Any) -> None:
                 at = 3 * row * LANES
                 six = filter_to_six(load(columns, at), load(columns, at + LANES), load(columns, at + 2 * LANES))
                 for column in range(6):
-                    store(made, f + (6 * row + column) * n, six[column])
+                    store(made, f + (6 * row + column) * (n + GAP), six[column])
             f += LANES
         i = taken(counter)

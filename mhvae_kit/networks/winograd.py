@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mhvae_kit.kernels import LARGE_POSITIONS, OUTPUTS, POSITIONS, team
+from mhvae_kit.kernels import GAP, LARGE_POSITIONS, OUTPUTS, POSITIONS, team
 from mhvae_kit.kernels.team import plane_size
 
 CHANNELS_FROM = 8  # of input and output
@@ -18,6 +18,7 @@ LARGE_TILES_FROM = 576  # of 4 x 4 pixels in an image: coarser maps save little,
 LARGE_TILES_CHANNELS = 128  # of the input at most, as their filters take more room
 TILES_WITH_GRADIENT = 144  # of an image, from which the gradient of the filters is quicker too
 SHARES = 16  # of a gradient at least, by output channels and images; not by threads, so that sums are the same for all
+UNEVEN = 1.25  # times its even share, that a thread may have before items are cut into parts
 OUTPUTS_OF_PART = 32  # at least, that a thread computes from the same transformed tiles
 
 
@@ -50,15 +51,21 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x, (n_out, n_in) = x.contiguous(), weight.shape[:2]
     is_large = has_large_tiles(x)
     name, positions, pixels = ("winograd_large", LARGE_POSITIONS, 16) if is_large else ("winograd", POSITIONS, 4)
-    filters = x.new_empty(n_out // OUTPUTS, positions, n_in, OUTPUTS)
+    filters = x.new_empty(n_out // OUTPUTS, positions, n_in * OUTPUTS + GAP)
     team.run(f"{name}_filters", n_out // OUTPUTS, weight.contiguous(), filters, n_in)
     y = x.new_empty(len(x), n_out, *x.shape[2:])
     items, parts = len(x) * -(-(plane_size(x) // pixels) // _width()), 1
-    while items * parts < 4 * torch.get_num_threads() and n_out % (2 * parts * OUTPUTS_OF_PART) == 0:
+    while _longest_share(items * parts) > UNEVEN and n_out % (2 * parts * OUTPUTS_OF_PART) == 0:
         parts *= 2
     bias = x.new_zeros(n_out) if bias is None else bias
     team.run(name, items * parts, x, filters, bias, y, n_in, n_out, parts, *x.shape[2:])
     return y
+
+
+def _longest_share(items: int) -> float:
+    """How many times its even share of the items the thread with most of them has."""
+    threads = torch.get_num_threads()
+    return -(-items // threads) * threads / items
 
 
 def has_large_tiles(x: Tensor) -> bool:

@@ -108,24 +108,18 @@ def test_any_even_size_will_do(batch, n_in, n_out, height, width):
     assert_close(winograd.weight_gradient(x, grad), direct_gradient(x.double(), grad.double()))
 
 
-def test_errors_are_no_larger_than_those_of_a_direct_sum():
-    x, weight = noise(1, 64, 48, 48), noise(64, 64, 3, 3, seed=2)
+@pytest.mark.parametrize(
+    ("channels", "size", "error"),
+    # A direct sum has 2.2e-7 or, where vectors are of 8 values and sums longer, up to 6e-7.
+    [(64, 48, 3e-7), (128, 24, 4e-7), (16, 192, 6e-7), (64, 96, 9e-7)],
+)
+def test_errors_are_about_those_of_a_direct_sum(channels, size, error):
+    x, weight = noise(1, channels, size, size), noise(channels, channels, 3, 3, seed=2)
+    assert winograd.has_large_tiles(x) == (size >= 96)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
-    errors = [
-        (y - exact).square().mean().sqrt()
-        for y in (winograd.convolution(x, weight, None), F.conv2d(x, weight, padding=1))
-    ]
-    assert errors[0] <= errors[1]
-
-
-@pytest.mark.parametrize(("channels", "size"), [(16, 192), (64, 96)])
-def test_errors_of_large_tiles_are_about_those_of_a_direct_sum(channels, size):
-    x, weight = noise(1, channels, size, size), noise(16, channels, 3, 3, seed=2)
-    assert winograd.has_large_tiles(x)
-    exact = F.conv2d(x.double(), weight.double(), padding=1)
-    large, direct = winograd.convolution(x, weight, None), F.conv2d(x, weight, padding=1)
-    errors = [(y - exact).square().mean().sqrt() for y in (large, direct)]
-    assert errors[0] <= 2.5 * errors[1]
+    mean = exact.square().mean().sqrt()
+    assert (winograd.convolution(x, weight, None) - exact).square().mean().sqrt() <= error * mean
+    assert (F.conv2d(x, weight, padding=1) - exact).square().mean().sqrt() <= 7e-7 * mean
 
 
 @pytest.mark.parametrize(
@@ -185,6 +179,14 @@ def test_what_is_not_a_number_stays_so_where_a_direct_sum_has_it_and_reaches_no_
     assert winograd.weight_gradient(x, noise(2, 8, 24, 24, seed=4))[:, 3].isnan().all()
 
 
+@pytest.mark.parametrize("size", [12, 26, 96])
+def test_what_lies_around_a_map_in_memory_is_not_used(size):
+    x, grad = noise(4, 8, size, size), noise(4, 8, size, size, seed=4)
+    x[[0, 3]] = grad[[0, 3]] = torch.nan
+    assert not winograd.convolution(x[1:3], noise(8, 8, 3, 3, seed=2), None).isnan().any()
+    assert not winograd.weight_gradient(x[1:3], grad[1:3]).isnan().any()
+
+
 def test_by_large_tiles_what_is_not_a_number_reaches_no_tile_that_does_not_see_it(large_tiles):
     x, weight = noise(2, 8, 24, 24), noise(8, 8, 3, 3, seed=2)
     x[0, 3, 7, 9] = torch.nan
@@ -234,4 +236,4 @@ def test_convolutions_of_the_model_go_this_way_where_it_is_quicker(monkeypatch, 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
     tests = "direct_sum or any_even_size or any_size or threads or about"
-    assert "28 passed" in passed_with_other_width([__file__], tests, tmp_path)
+    assert "29 passed" in passed_with_other_width([__file__], tests, tmp_path)
