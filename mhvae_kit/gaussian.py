@@ -90,13 +90,6 @@ class Gaussian:
         zero, infinite = self.mean.new_zeros(()), self.log_std.new_full((), math.inf)
         return Gaussian(torch.where(rows, self.mean, zero), torch.where(rows, self.log_std, infinite))
 
-    @classmethod
-    def cat(cls, parts: Sequence[Gaussian]) -> Gaussian:
-        """Join along the batch axis; a single part is returned as it is."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(torch.cat([p.mean for p in parts]), torch.cat([p.log_std for p in parts]))
-
 
 def product_of_experts(prior: Gaussian, experts: Sequence[Gaussian], rule: FusionRule = "precision") -> Gaussian:
     """Fuse the prior with one expert per observed modality into the posterior of one level.

@@ -210,6 +210,17 @@ def test_samples_of_all_temperatures_come_from_the_same_noise(model):
     np.testing.assert_allclose(alone.samples, made[1].samples, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 6, 9])
+def test_how_many_samples_are_drawn_in_one_pass_changes_none(model, monkeypatch, rows):
+    options = {"temperatures": [0.0, 0.5, {"z1": 0.0}, 1.0], "n_samples": 3, "slices": [1], "cases": ["a"]}
+    expected = list(calibration.draw_samples(model, TinyDataset(), **options))
+    monkeypatch.setattr(calibration, "ROWS_AT_ONCE", rows)
+    made = list(calibration.draw_samples(model, TinyDataset(), **options))
+    assert [s.temperature for s in made] == options["temperatures"]
+    for one, other in zip(made, expected, strict=True):
+        np.testing.assert_allclose(one.samples, other.samples, atol=1e-6)
+
+
 def test_likelihood_noise_has_the_scale_asked_for(model):
     options = {"temperatures": [0.0], "n_samples": 50, "slices": [1], "cases": ["a"]}
     plain = next(calibration.draw_samples(model, TinyDataset(), **options))

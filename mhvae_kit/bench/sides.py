@@ -163,9 +163,10 @@ class Kit:
         """Encode once, decode at each temperature; the last image."""
         with precision(self.case, self.device):
             encoding = self.model.encode({m: self.images[m] for m in self.observed})
-            for tau in temperatures(self.case):
-                made = self.model.decode(encoding, targets=(TARGET,), temperature=tau, generator=self.generator)
-        return made.images[TARGET]
+            taus = temperatures(self.case)
+            subsets = [encoding.modalities] * len(taus)
+            made = self.model.decode_subsets(encoding, subsets, taus, targets=(TARGET,), generator=self.generator)
+        return made[-1].images[TARGET]
 
     @torch.no_grad()
     def _volume(self) -> np.ndarray:

@@ -38,6 +38,7 @@ from mhvae_kit.evaluation.scoring import temperature_label
 from mhvae_kit.evaluation.tables import bootstrap_interval
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
+ROWS_AT_ONCE = 16  # samples, of one temperature or several, that are drawn in one pass
 
 
 # --- Intervals ---
@@ -179,9 +180,14 @@ def _decoded(
         encoding = model.encode({m: x.to(device) for m, x in given.items()})
         draws = model.draw_noise(n, torch.Generator().manual_seed(seed))
         draws = {level: z.to(device) for level, z in draws.items()}
-        for tau in temperatures:
-            made = model.decode_subsets(encoding, [subset] * n, tau, targets=[target], noise=draws)
-            yield tau, torch.cat([one.images[target][:, 0] for one in made]).float().cpu().numpy()
+        at_once = max(1, ROWS_AT_ONCE // n)
+        for first in range(0, len(temperatures), at_once):
+            some = temperatures[first : first + at_once]
+            noise = {level: torch.cat([z] * len(some)) for level, z in draws.items()}
+            each = [tau for tau in some for _ in range(n)]
+            made = model.decode_subsets(encoding, [subset] * len(each), each, targets=[target], noise=noise)
+            images = torch.cat([one.images[target][:, 0] for one in made]).float().cpu().numpy()
+            yield from zip(some, images.reshape(len(some), n, *images.shape[1:]), strict=True)
 
 
 # --- Coverage ---

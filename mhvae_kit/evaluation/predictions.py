@@ -16,9 +16,9 @@ from torch import Tensor
 from mhvae_kit.data.slices import to_network
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.metrics import ssim_inner
+from mhvae_kit.networks.checks import Temperature
 
 Subset: TypeAlias = "tuple[str, ...]"
-Temperature: TypeAlias = "float | Mapping[str, float]"
 
 BACKGROUND = -1.0
 

@@ -27,13 +27,19 @@ from mhvae_kit.networks.blocks import (
     UpConvolution,
     soft_clamped_halves,
 )
-from mhvae_kit.networks.checks import check_images, check_levels, check_rows, check_subset, temperatures
+from mhvae_kit.networks.checks import (
+    Temperature,
+    check_images,
+    check_levels,
+    check_rows,
+    check_subset,
+    temperatures,
+)
 from mhvae_kit.networks.convolution import Conv2d
 from mhvae_kit.networks.inference import laid_out, without_gradients
+from mhvae_kit.networks.stacks import ObservedRows, Subset, joined, silenced
 from mhvae_kit.normals import standard_normal
 
-Subset = tuple[Modality, ...]
-ObservedRows = Mapping[Modality, Tensor]
 CELLS = {"residual_se": ResidualSECell, "mobilenet_v2": MobileNetV2Cell}
 
 
@@ -198,7 +204,7 @@ class MultimodalVAE(nn.Module):
         self,
         encoding: Encoding,
         observed: Iterable[Modality] | None = None,
-        temperature: float | Mapping[Level, float] = 1.0,
+        temperature: Temperature = 1.0,
         targets: Iterable[Modality] | None = None,
         generator: torch.Generator | None = None,
         noise: Mapping[Level, Tensor] | None = None,
@@ -228,7 +234,7 @@ class MultimodalVAE(nn.Module):
         self,
         encoding: Encoding,
         subsets: Sequence[Subset | ObservedRows],
-        temperature: float | Mapping[Level, float] = 1.0,
+        temperature: Temperature | Sequence[Temperature] = 1.0,
         *,
         targets: Iterable[Modality] | None = None,
         generator: torch.Generator | None = None,
@@ -239,8 +245,9 @@ class MultimodalVAE(nn.Module):
 
         A subset that differs from row to row is given as a dict, by modality a bool tensor (B,) of the rows that
         observe it; what is encoded in the other rows has no say. A row that observes nothing follows the prior.
-        `noise` and `levels`, when given, hold len(subsets) * B entries, subset by subset. Returns one Synthesis a
-        subset, in the order given.
+        `temperature` may be a list with one for each subset: one subset several times, each at its own temperature, is
+        quicker than one `decode` a temperature. `noise` and `levels`, when given, hold len(subsets) * B entries, subset
+        by subset, or a single one for all. Returns one Synthesis a subset, in the order given.
         """
         subsets = [
             check_rows(encoding.modalities, subset, encoding.batch_size)
@@ -255,8 +262,7 @@ class MultimodalVAE(nn.Module):
         rows = len(subsets) * encoding.batch_size
         noise = check_levels(self.config, noise, rows, "noise")
         levels = check_levels(self.config, levels, rows, "levels")
-        tau = temperatures(self.config, temperature)
-        device = self.bottleneck_up.bias.device
+        tau = temperatures(self.config, temperature, len(subsets))
 
         prior: dict[Level, list[Gaussian]] = {}  # one a subset, like the posteriors and the experts
         posterior: dict[Level, list[Gaussian]] = {}
@@ -266,29 +272,19 @@ class MultimodalVAE(nn.Module):
         for level in self.config.level_names:
             feature = None if above is None else self._feature(level, above)
             prior[level] = self._prior(level, feature, rows).chunk(len(subsets))
-            experts[level] = _silenced(self._experts(level, feature, encoding, subsets), subsets)
+            experts[level] = silenced(self._experts(level, feature, encoding, subsets), subsets)
             posterior[level] = self._fuse(prior[level], experts[level])
-            fused = Gaussian.cat(posterior[level])
             if level in levels:
                 z[level] = levels[level].expand(rows, *levels[level].shape[1:])
-            elif tau[level] == 0:
-                z[level] = fused.mean
             else:
-                drawn = noise.get(level)
-                if drawn is None:
-                    drawn = self.draw_noise(rows, generator, device=device, only=[level])[level]
-                z[level] = fused.sample(drawn, tau[level])
+                z[level] = self._drawn(level, posterior[level], [t[level] for t in tau], noise.get(level), generator)
             above = z[level]
         finest = self._finest_map(z) if wanted else None
         images = {m: self.image_head[m](finest) for m in wanted}
         return _split(subsets, images, z, prior, posterior, experts)
 
     def sample(
-        self,
-        n: int,
-        temperature: float | Mapping[Level, float] = 1.0,
-        generator: torch.Generator | None = None,
-        **options: Any,
+        self, n: int, temperature: Temperature = 1.0, generator: torch.Generator | None = None, **options: Any
     ) -> Synthesis:
         """Draw `n` sets of images from the prior alone; options as in `decode` (targets, noise, levels)."""
         if n < 1:
@@ -308,6 +304,23 @@ class MultimodalVAE(nn.Module):
         names = self.config.level_names if only is None else tuple(only)
         draws = {k: standard_normal((n, *self.config.latent_shape(k)), generator, made_on) for k in names}
         return {k: v.to(device) for k, v in draws.items()} if device is not None else draws
+
+    def _drawn(
+        self,
+        level: Level,
+        posteriors: Sequence[Gaussian],
+        tau: Sequence[float],
+        noise: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """The latents of a level, subset by subset, each drawn at its temperature; nothing is drawn where all are 0."""
+        rows, device = len(tau) * len(posteriors[0].mean), self.bottleneck_up.bias.device
+        if not any(tau):
+            return joined([posterior.mean for posterior in posteriors])
+        if noise is None:
+            noise = self.draw_noise(rows, generator, device=device, only=[level])[level]
+        drawn = noise.expand(rows, *noise.shape[1:]).chunk(len(tau))
+        return joined([p.sample(e, t) for p, e, t in zip(posteriors, drawn, tau, strict=True)])
 
     def _feature(self, level: Level, above: Tensor) -> Tensor:
         """Top-down feature of a level from the latent above it."""
@@ -346,16 +359,6 @@ class MultimodalVAE(nn.Module):
     def _gaussian(self, head: Tensor) -> Gaussian:
         """Split a head's channels into mean and log-std, clamped softly, in float32 whatever the autocast."""
         return Gaussian(*soft_clamped_halves(head, self.config.soft_clamp))
-
-
-def _silenced(
-    experts: list[dict[Modality, Gaussian]], subsets: Sequence[Subset | ObservedRows]
-) -> list[dict[Modality, Gaussian]]:
-    """The experts with those of rows that do not observe their modality made infinitely wide."""
-    return [
-        {m: expert.where(subset[m]) for m, expert in by_modality.items()} if isinstance(subset, dict) else by_modality
-        for by_modality, subset in zip(experts, subsets, strict=True)
-    ]
 
 
 def _split(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from mhvae_kit.config import Level, MHVAEConfig, Modality
 from mhvae_kit.errors import InputError, explain
 
+Temperature = float | Mapping[Level, float]
 RANGE_TOLERANCE = 1e-4  # bfloat16 and resampling leave images this far outside [-1, 1] at most
 
 
@@ -97,8 +98,23 @@ def check_rows(known: tuple[Modality, ...], rows: Mapping[Modality, Tensor], bat
     return dict(rows)
 
 
-def temperatures(config: MHVAEConfig, temperature: float | Mapping[Level, float]) -> dict[Level, float]:
-    """One temperature per level from a number or a dict; levels that the dict does not name get 1."""
+def temperatures(config: MHVAEConfig, given: Temperature | Sequence[Temperature], n: int) -> list[dict[Level, float]]:
+    """One temperature per level for each of n subsets: from one for all or a list, each a number or a dict by level.
+
+    Levels that a dict does not name get 1.
+
+    Raises:
+        InputError: Not as many as subsets, one that is no number of 0 or more, or an unknown level.
+    """
+    each = [given] * n if isinstance(given, Mapping) or not isinstance(given, Sequence) else list(given)
+    if len(each) != n:
+        raise InputError(
+            explain("temperatures do not fit the subsets", got=f"{len(each)} for {n}", expected="one, or one a subset")
+        )
+    return [_by_level(config, temperature) for temperature in each]
+
+
+def _by_level(config: MHVAEConfig, temperature: Temperature) -> dict[Level, float]:
     given = temperature if isinstance(temperature, Mapping) else dict.fromkeys(config.level_names, temperature)
     tau = dict.fromkeys(config.level_names, 1.0)
     for level, value in given.items():

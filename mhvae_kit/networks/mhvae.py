@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from mhvae_kit.config import Level, Modality
 from mhvae_kit.gaussian import Gaussian
 from mhvae_kit.networks.backbone import Encoding, MultimodalVAE, ObservedRows, Subset, Synthesis
 from mhvae_kit.networks.blocks import ExpertHead, pointwise
+from mhvae_kit.networks.stacks import joined
 
 __all__ = ["MHVAE", "Encoding", "ObservedRows", "Subset", "Synthesis"]
 
@@ -54,15 +54,12 @@ class MHVAE(MultimodalVAE):
             return super()._experts(level, feature, encoding, subsets)
         features = feature.chunk(len(subsets))
         modalities = [m for _, m in pairs]
-        skips = _joined([encoding.skips[m][level] for m in modalities])
-        heads = self.expert_head[level](_joined([features[i] for i, _ in pairs]), skips)
+        skips = joined([encoding.skips[m][level] for m in modalities])
+        each_once = [i for i, _ in pairs] == list(range(len(subsets)))
+        seen = feature if each_once else joined([features[i] for i, _ in pairs])
+        heads = self.expert_head[level](seen, skips)
         experts = self._gaussian(self._biased(level, heads, modalities)).chunk(len(pairs))
         found: list[dict[Modality, Gaussian]] = [{} for _ in subsets]
         for (i, m), expert in zip(pairs, experts, strict=True):
             found[i][m] = expert
         return found
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Maps as one batch; a single one as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -205,6 +205,34 @@ def test_stacked_subsets_equal_single_ones():
         torch.testing.assert_close(stacked[i].kl["z1"], single.kl["z1"], atol=1e-3, rtol=1e-4)
 
 
+def test_one_pass_at_several_temperatures_is_as_many_single_ones():
+    model, images = tiny_model(), tiny_images(n=1)
+    encoding, noise = model.encode(images), model.draw_noise(1, generator())
+    taus = [0.0, 0.3, {"z1": 0.0}, 1.0]
+    together = model.decode_subsets(encoding, [("t2",)] * 4, taus, noise=noise)
+    for made, tau in zip(together, taus, strict=True):
+        single = model.decode(encoding, ("t2",), tau, noise=noise)
+        torch.testing.assert_close(made.images["us"], single.images["us"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(made.latents["z1"], single.latents["z1"], atol=1e-5, rtol=1e-4)
+
+
+def test_several_temperatures_without_noise_have_draws_of_their_own():
+    model, images = tiny_model(), tiny_images(n=1)
+    encoding = model.encode(images)
+    first, second = model.decode_subsets(encoding, [("t2",)] * 2, [1.0, 1.0], generator=generator())
+    assert not torch.equal(first.latents["z4"], second.latents["z4"])
+
+
+@pytest.mark.parametrize(
+    ("taus", "message"),
+    [([0.5], "do not fit the subsets.*1 for 2"), ([0.5, -1.0], "0 or more.*-1"), ([0.5, {"z9": 1.0}], "z9")],
+)
+def test_temperatures_that_do_not_fit_are_refused(taus, message):
+    model = tiny_model()
+    with pytest.raises(InputError, match=message):
+        model.decode_subsets(model.encode(tiny_images()), [("t2",), ("us",)], taus)
+
+
 @pytest.mark.parametrize("fusion", ["precision", "scale"])
 def test_rows_with_subsets_of_their_own_equal_single_ones(fusion):
     config = dataclasses.replace(TINY, fusion=fusion, expert_bias=True)
