@@ -78,6 +78,14 @@ def can_run() -> bool:
     )
 
 
+@functools.cache
+def lanes() -> int:
+    """Float32 values in a vector of the processor's, on which kernels work at once."""
+    from mhvae_kit.kernels.lanes import LANES  # needs numba
+
+    return LANES
+
+
 class _Forgetful:
     """What a function keeps for its backward pass is forgotten."""
 

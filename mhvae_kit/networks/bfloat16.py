@@ -7,7 +7,6 @@ that most of the time would go into norms, activations and copies. The functions
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -51,16 +50,8 @@ def applies_to(x: Tensor, *parameters: Tensor) -> bool:
 
 def fits(x: Tensor) -> bool:
     """Whether a map's rows can be cut into vectors of whole pixels or of one pixel's channels."""
-    channels, n = x.shape[1], lanes()
+    channels, n = x.shape[1], team.lanes()
     return channels % n == 0 or (n % channels == 0 and x.shape[3] * channels % n == 0)
-
-
-@functools.cache
-def lanes() -> int:
-    """Channels that a kernel works on at once."""
-    from mhvae_kit.kernels.lanes import LANES  # needs numba
-
-    return LANES
 
 
 def seen(x: Tensor) -> Map:
@@ -93,7 +84,7 @@ def norm_silu(x: Tensor | Map, out: Tensor | None = None) -> tuple[Tensor, Tenso
 def norm_silu_of_both(x: Tensor, y: Tensor) -> Tensor:
     """`norm_silu` of two maps behind each other, (B, C, H, W) each to (B, 2 C, H, W)."""
     b, c, h, w = x.shape
-    if c % lanes():  # a vector would hold pixels of both
+    if c % team.lanes():  # a vector would hold pixels of both
         return norm_silu(torch.cat((x, y), 1))[0]
     out = _fresh((b, 2 * c, h, w))
     for part, place in zip((x, y), out.chunk(2, 1), strict=True):
@@ -102,8 +93,8 @@ def norm_silu_of_both(x: Tensor, y: Tensor) -> Tensor:
 
 
 def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Map:
-    """A 5x5 depthwise convolution of SiLU of the instance norm; of at least `lanes()` channels."""
-    (values, totals), n = seen(x), lanes()
+    """A 5x5 depthwise convolution of SiLU of the instance norm; of at least `team.lanes()` channels."""
+    (values, totals), n = seen(x), team.lanes()
     b, c, h, w = values.shape
     group = 2 * n if c % (2 * n) == 0 and w <= NARROW else n
     bands = max(1, h // BAND)  # rows on either side of a band are activated twice
@@ -236,7 +227,7 @@ def _bands(x: Tensor) -> tuple[int, int]:
 
 
 def _around(x: Tensor) -> int:
-    return max(x.shape[1], lanes())
+    return max(x.shape[1], team.lanes())
 
 
 def _size(x: Tensor) -> tuple[int, int, int]:

@@ -169,7 +169,7 @@ class TopDownCell(WideBlock):
                 return added(x, fused.depthwise_gated_over(y, self.depthwise, *self._ends()))
             y = fused.norm_silu_depthwise(y, self.depthwise)
             return added(x, fused.norm_silu_gated(y, *self._ends()))
-        if bfloat16.applies_to(y, self.depthwise.weight) and y.shape[1] >= bfloat16.lanes():
+        if bfloat16.applies_to(y, self.depthwise.weight) and y.shape[1] >= team.lanes():
             wide = bfloat16.norm_silu_depthwise(y, self.depthwise)
             active, sums = bfloat16.norm_silu(wide, out=wide.values)
             return added(x, self.gate.projected(active, self.project, sums))

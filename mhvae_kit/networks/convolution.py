@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mhvae_kit.networks import large_filters, winograd
+from mhvae_kit.networks import large_filters, pointwise, winograd
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
 WIDE_FROM = 5  # size of a filter from which neighbouring pixels are computed as channels
@@ -93,6 +93,8 @@ def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tens
     if is_channels_last(x):
         y = torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), filters.transpose(1, 2)).unflatten(1, x.shape[2:])
         return (y if bias is None else y + bias).permute(0, 3, 1, 2)
+    if without_gradients(x) and pointwise.is_quick_for(x, filters):
+        return pointwise.product(x, filters, bias)
     y = torch.bmm(filters, x.flatten(2)).unflatten(2, x.shape[2:])
     return y if bias is None else y + bias[:, None, None]
 

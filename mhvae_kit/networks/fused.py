@@ -188,11 +188,11 @@ class _NormSiLUGated(torch.autograd.Function):
         of_means, of_weight, *of_gate = torch.autograd.grad(filters, (means, weight, *gate), torch.cat(products))
         of_x, through_means = torch.empty_like(x), of_means / plane_size(x)
         for seen, g, chosen, of_part, more, made in _parts(x, grad, filters.detach(), statistics, through_means, of_x):
-            _activation_gradient(seen, of_part, torch.bmm(chosen.mT, g.flatten(2)), more, made)
+            _activation_gradient(seen, of_part, _product(g, chosen.mT, None), more, made)
         return of_x, of_weight, grad.sum((0, 2, 3)), *of_gate
 
 
-def _product(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
+def _product(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
     """A 1x1 convolution with filters (B, D, C) of every image."""
     if pointwise.is_quick_for(x, filters):
         return pointwise.product(x, filters, bias)

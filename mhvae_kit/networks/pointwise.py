@@ -8,16 +8,20 @@ from torch import Tensor
 from mhvae_kit.kernels import OUTPUTS, team
 from mhvae_kit.kernels.team import plane_size
 
-PIXELS_FROM = 9216  # of an image, from which the kernel is quicker
-CHANNELS_FROM = 64  # likewise
+PIXELS_FROM, CHANNELS_FROM = 9216, 64  # of an image and of its map, from which the kernel is quicker
+# With vectors of 16 values it is twice as quick as what torch has on processors that are not Intel's.
+WIDE_PIXELS_FROM, WIDE_FILTERS_FROM = 144, 256
 RUN = 192  # pixels that a thread copies together, fewer where they would be more than CACHED bytes
 CACHED = 2**18
 
 
 def is_quick_for(x: Tensor, filters: Tensor) -> bool:
-    """Whether `product` can work on a map and its filters, and is quicker than torch's product."""
-    quick = plane_size(x) >= PIXELS_FROM and x.shape[1] >= CHANNELS_FROM
-    return quick and filters.shape[1] % OUTPUTS == 0 and team.apply_to(x, filters)
+    """Whether `product` can work on a map and its filters (B, D, C), and is quicker than torch's product."""
+    if filters.shape[1] % OUTPUTS or not team.apply_to(x, filters):
+        return False
+    if team.lanes() == 16:
+        return plane_size(x) >= WIDE_PIXELS_FROM and filters.shape[1] * filters.shape[2] >= WIDE_FILTERS_FROM
+    return plane_size(x) >= PIXELS_FROM and x.shape[1] >= CHANNELS_FROM
 
 
 def product(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mhvae_kit.kernels import team
 from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.networks import pointwise
 from mhvae_kit.networks.blocks import TopDownCell
+from mhvae_kit.networks.convolution import Conv2d
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -67,6 +69,37 @@ def test_top_down_cells_go_this_way_where_it_is_quicker(monkeypatch, learning):
         assert taken
         with without_kernels():
             torch.testing.assert_close(cell(x), y, rtol=1e-4, atol=1e-5)
-    assert not pointwise.is_quick_for(x[:, :, :48], noise(2, 12, 72)) and not pointwise.is_quick_for(
-        x, noise(2, 10, 12)
-    )
+
+
+@pytest.mark.parametrize(
+    ("lanes", "size", "n_in", "n_out", "is_quick"),
+    [
+        (8, 96, 72, 12, True),
+        (8, 48, 72, 12, False),
+        (8, 96, 48, 12, False),
+        (16, 12, 72, 12, True),
+        (16, 8, 72, 12, False),
+        (16, 96, 8, 32, True),
+        (16, 96, 8, 8, False),
+        (16, 96, 72, 10, False),
+    ],
+)
+def test_where_it_is_quicker_depends_on_sizes_and_the_processors_vectors(
+    monkeypatch, lanes, size, n_in, n_out, is_quick
+):
+    monkeypatch.setattr(team, "lanes", lambda: lanes)
+    assert pointwise.is_quick_for(torch.zeros(1, n_in, size, size), torch.zeros(1, n_out, n_in)) == is_quick
+    with without_kernels():
+        assert not pointwise.is_quick_for(torch.zeros(1, n_in, size, size), torch.zeros(1, n_out, n_in))
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_convolution_of_the_model_goes_this_way_without_gradients(monkeypatch, learning):
+    layer, x, taken, real = Conv2d(32, 16, 1), noise(2, 32, 24, 24), [], pointwise.product
+    monkeypatch.setattr(team, "lanes", lambda: 16)
+    monkeypatch.setattr(pointwise, "product", lambda *a: taken.append(1) or real(*a))
+    with torch.set_grad_enabled(learning):
+        made = layer(x)
+        assert bool(taken) is not learning
+        with without_kernels():
+            torch.testing.assert_close(made, layer(x), rtol=1e-5, atol=1e-5)
