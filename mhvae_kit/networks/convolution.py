@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mhvae_kit.kernels import team
 from mhvae_kit.networks import large_filters, pointwise, winograd
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
+FEW_VALUES = 20480  # of a single image, for which torch has kernels of its own, which take longer than oneDNN's
 WIDE_FROM = 5  # size of a filter from which neighbouring pixels are computed as channels
 
 
@@ -118,7 +120,17 @@ def quick_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: i
         both = None if bias is None else bias.repeat(2)
         y = F.conv2d(pairs, weight.repeat(2, 1, 1, 1), both, padding=padding, groups=2)
         return y.view(len(x), n_out, *y.shape[2:])
+    if groups == 1 and len(x) == 1 and x.numel() <= FEW_VALUES and min(n_in, n_out) >= LANES:
+        return _by_onednn(x, weight, bias, padding)
     return F.conv2d(x, weight, bias, padding=padding, groups=groups)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """What torch would leave to kernels of its own, by oneDNN where it is there."""
+    if not (torch.backends.mkldnn.is_available() and team.apply_to(x, weight)):
+        return F.conv2d(x, weight, bias, padding=padding)
+    sizes = ([padding] * 2, [1, 1], [1, 1])  # padding, stride and dilation
+    return torch.ops.aten.mkldnn_convolution(x.contiguous(), weight.contiguous(), bias, *sizes, 1)
 
 
 class _QuickBackward(torch.autograd.Function):

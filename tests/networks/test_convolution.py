@@ -17,6 +17,7 @@ CASES = {
     "dense 3x3, pairs of images": ((4, 4, 7, 6), {"out_channels": 3, "kernel_size": 3, "padding": 1}),
     "dense 7x7, pixels as channels": ((2, 3, 9, 16), {"out_channels": 4, "kernel_size": 7, "padding": 3}),
     "dense 3x3, many channels": ((4, 20, 6, 6), {"out_channels": 17, "kernel_size": 3, "padding": 1}),
+    "dense 3x3, a single image of few values": ((1, 20, 6, 7), {"out_channels": 17, "kernel_size": 3, "padding": 1}),
     "dense 3x3, no bias": ((2, 4, 6, 6), {"out_channels": 4, "kernel_size": 3, "padding": 1, "bias": False}),
     "depthwise 5x5": ((5, 6, 8, 7), {"out_channels": 6, "kernel_size": 5, "padding": 2, "groups": 6}),
     "depthwise 5x5, small map": ((2, 4, 3, 3), {"out_channels": 4, "kernel_size": 5, "padding": 2, "groups": 4}),
