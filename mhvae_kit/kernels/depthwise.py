@@ -10,11 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from mhvae_kit.kernels.lanes import LANES, add_product, copy_run, eight_totals, load, room, spread, store, store_six
+from mhvae_kit.kernels.lanes import (
+    LANES,
+    WIDTH,
+    add_product,
+    copy_run,
+    eight_totals,
+    load,
+    room,
+    spread,
+    store,
+    store_six,
+)
 from mhvae_kit.kernels.vectors import exactly, f32, silu_and_slope, silu_of_normalised
 
 TAPS = 5  # rows and columns of the filter
 EDGE = TAPS // 2
+ROWS = 4  # whose places are summed up together, WIDTH of each
 STEP = 6 * LANES  # places whose sums are made together
 RUN = 20 * STEP  # places that are made before their rows are copied out of the core's fastest cache
 
@@ -84,16 +96,68 @@ def _sums(padded: np.ndarray, start: int, pitch: int, taps: np.ndarray, bias: fl
 
 
 @exactly
+def _three_more(w: float, x: Any, sums: Any) -> Any:
+    """Three vectors' sums and a tap's products."""
+    v = spread(w)
+    return add_product(v, x[0], sums[0]), add_product(v, x[1], sums[1]), add_product(v, x[2], sums[2])
+
+
+@exactly
+def _add_seen_row(padded: np.ndarray, at: int, row: int, taps: np.ndarray, sums: Any) -> Any:
+    """Add what the taps see of a row to the sums of ROWS rows of places; it lies `row` rows below their first tap."""
+    a, b, c, d = sums
+    for dx in range(TAPS):
+        x = load(padded, at + dx), load(padded, at + dx + LANES), load(padded, at + dx + 2 * LANES)
+        if row < TAPS:
+            a = _three_more(taps[TAPS * row + dx], x, a)
+        if 1 <= row < TAPS + 1:
+            b = _three_more(taps[TAPS * (row - 1) + dx], x, b)
+        if 2 <= row < TAPS + 2:
+            c = _three_more(taps[TAPS * (row - 2) + dx], x, c)
+        if row >= 3:
+            d = _three_more(taps[TAPS * (row - 3) + dx], x, d)
+    return a, b, c, d
+
+
+@exactly
+def _block_of_sums(
+    padded: np.ndarray, start: int, pitch: int, taps: np.ndarray, bias: float, out: np.ndarray, to: int, width: int
+) -> None:
+    """The sums of ROWS rows of WIDTH places, for which each vector is read once for all of the rows."""
+    none = spread(bias)
+    row = none, none, none
+    sums = row, row, row, row
+    sums = _add_seen_row(padded, start, 0, taps, sums)
+    sums = _add_seen_row(padded, start + pitch, 1, taps, sums)
+    sums = _add_seen_row(padded, start + 2 * pitch, 2, taps, sums)
+    sums = _add_seen_row(padded, start + 3 * pitch, 3, taps, sums)
+    sums = _add_seen_row(padded, start + 4 * pitch, 4, taps, sums)
+    sums = _add_seen_row(padded, start + 5 * pitch, 5, taps, sums)
+    sums = _add_seen_row(padded, start + 6 * pitch, 6, taps, sums)
+    sums = _add_seen_row(padded, start + 7 * pitch, 7, taps, sums)
+    for y in range(ROWS):
+        for k in range(3):
+            store(out, to + y * width + k * LANES, sums[y][k])
+
+
+@exactly
 def filtered(padded: np.ndarray, width: int, taps: np.ndarray, bias: float, sums: np.ndarray, out: np.ndarray) -> None:
     """The correlation of a plane with the taps, plus a bias."""
     pitch, height = width + 2 * EDGE, len(out) // width
-    rows = max(1, RUN // pitch)
-    for top in range(0, height, rows):
-        count = min(rows, height - top)
-        for at in range(0, count * pitch, STEP):
-            _sums(padded, top * pitch + at, pitch, taps, bias, sums, at)
-        for y in range(count):
-            copy_run(sums, y * pitch, width, out, (top + y) * width)
+    if width >= WIDTH and height >= ROWS:
+        for row in range(0, height, ROWS):
+            top = min(row, height - ROWS)  # the last block goes over what was done rather than beyond
+            for column in range(0, width, WIDTH):
+                left = min(column, width - WIDTH)
+                _block_of_sums(padded, top * pitch + left, pitch, taps, bias, out, top * width + left, width)
+    else:
+        rows = max(1, RUN // pitch)
+        for top in range(0, height, rows):
+            count = min(rows, height - top)
+            for at in range(0, count * pitch, STEP):
+                _sums(padded, top * pitch + at, pitch, taps, bias, sums, at)
+            for y in range(count):
+                copy_run(sums, y * pitch, width, out, (top + y) * width)
 
 
 @exactly
