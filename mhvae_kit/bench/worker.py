@@ -1,8 +1,9 @@
 """The process that runs one case: `python -m mhvae_kit.bench.worker`, asked line by line on its standard input.
 
 Started by `mhvae_kit.bench.runner`. The first line is JSON that says what to run; each answer is one line of JSON.
-Then "run" times a turn, which is one run or as many as fill the task's "turn_s", "work" counts its arithmetic,
-"output" stores what the code makes at temperature 0, and "end" tells the peak of memory.
+Then "run" times a turn, which is one run or as many as fill the task's "turn_s", and says whether the process had to
+compile kernels; "work" counts its arithmetic, "output" stores what the code makes at temperature 0, and "end" tells
+the peak of memory.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
     if not on_gpu:  # a GPU's driver reserves addresses far beyond what it uses
         _limit_memory(task.get("memory_limit_bytes"))
     from mhvae_kit.bench.sides import import_all, operations, prepare, wait_for_gpu
+    from mhvae_kit.kernels.team import has_compiled
 
     import_all(task)
     baseline = 0 if on_gpu else _resident("VmRSS")
@@ -52,7 +54,7 @@ def _serve(lines: TextIO) -> Iterator[dict[str, Any]]:
     for line in lines:
         command = line.strip()
         if command == "run":
-            yield _timed(run, task.get("turn_s", 0.0))
+            yield {**_timed(run, task.get("turn_s", 0.0)), "compiled": has_compiled()}
         elif command == "work":
             peak = highest()  # counting keeps more in memory than the work itself
             yield {"gflop": operations(prepared) / 1e9}

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import sys
 import warnings
 from array import array
 from collections.abc import Callable, Iterator
@@ -76,6 +77,12 @@ def can_run() -> bool:
     return (
         not torch.compiler.is_compiling() and not torch.jit.is_tracing() and _switched_on.get() and known() is not None
     )
+
+
+def has_compiled() -> bool:
+    """Whether this process had to compile a kernel: what that took of memory lies between its tensors until it ends."""
+    vectors = sys.modules.get("mhvae_kit.kernels.vectors")
+    return vectors is not None and vectors.kernel.made_here > 0
 
 
 @functools.cache

@@ -47,6 +47,7 @@ _CACHE = _cache_folder()
 class kernel:
     """A function of a pointer to 64-bit integers, compiled or taken from the cache when its address is first read."""
 
+    made_here = 0  # how many this process has compiled, and not taken from the cache
     _one_at_a_time = threading.Lock()  # as numba's cache folder is a setting of the process
 
     def __init__(self, function: Callable[[Any], None]) -> None:
@@ -68,6 +69,7 @@ class kernel:
         try:
             numba.config.CACHE_DIR = str(_CACHE or before)
             self._compiled = cfunc(types.void(types.CPointer(types.int64)), cache=_CACHE is not None)(self._function)
+            kernel.made_here += self._compiled.cache_hits == 0
         finally:
             numba.config.CACHE_DIR = before
 

@@ -103,7 +103,7 @@ def test_a_worker_answers_line_by_line(tmp_path):
     given = task(by_name("inference"), output=str(tmp_path / "out.npy"))
     answers = list(worker._serve(io.StringIO("\n".join([json.dumps(given), "run", "work", "output", "end", "run"]))))
     assert answers[0] == {"ready": True}
-    assert answers[1]["seconds"] > 0
+    assert answers[1]["seconds"] > 0 and answers[1]["compiled"] in (True, False)
     assert answers[2]["gflop"] > 0
     assert answers[3] == {"saved": True}
     assert answers[4]["peak_mb"] >= 0
@@ -135,7 +135,8 @@ class FakeWorker:
             return {"gflop": 40.0 if self.task["case"]["kind"] == "arithmetic" else 10.0}
         if line == "end":
             return {"peak_mb": 100 * seconds, "baseline_mb": 1.0}
-        return {"seconds": seconds, "cpu_seconds": 2 * seconds}
+        compiled = self.task["case"]["name"] == "fresh" and self.calls.count((self.side, "run")) == 1
+        return {"seconds": seconds, "cpu_seconds": 2 * seconds, "compiled": compiled}
 
     def end(self) -> None:
         pass
@@ -204,6 +205,13 @@ def test_operations_grow_with_the_temperatures():
         for n in (1, 2)
     )
     assert once < twice < 2 * once  # the encoding is shared
+
+
+def test_a_process_that_had_to_compile_is_replaced_before_anything_counts(checkout):
+    case = Case(name="fresh", kind="inference", preset="smoke")
+    found = runner.bench([case], rounds=2)["cases"][0]
+    assert len(FakeWorker.devices) == 2 and FakeWorker.calls.count(("kit", "run")) == 4
+    assert found["kit"]["seconds"] == [1.0, 1.0]
 
 
 def test_a_side_that_fails_is_said_and_the_other_measured(checkout):
