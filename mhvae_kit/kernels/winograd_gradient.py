@@ -42,12 +42,10 @@ def _row_spread(left: Any, right: Any, out: np.ndarray, to: int, stride: int) ->
 
 
 @exactly
-def _tiles_spread(
-    upper: np.ndarray, at: int, lower: np.ndarray, below: int, out: np.ndarray, to: int, stride: int
-) -> None:
+def _tiles_spread(upper: np.ndarray, lower: np.ndarray, at: int, out: np.ndarray, to: int, stride: int) -> None:
     """A dY A' of LANES tiles from two rows of pixels; positions are `stride` apart."""
     a, b = load(upper, at), load(upper, at + LANES)
-    c, d = load(lower, below), load(lower, below + LANES)
+    c, d = load(lower, at), load(lower, at + LANES)
     top_left, top_right, left, right = evens(a, b), odds(a, b), evens(c, d), odds(c, d)
     _row_spread(top_left, top_right, out, to, stride)
     _row_spread(top_left + left, top_right + right, out, to + 4 * stride, stride)
@@ -74,13 +72,13 @@ def _spread(
             done += run
         start = to + t - first
         if n < LANES:
-            _tiles_spread(upper, 0, lower, 0, spare, 0, LANES)
+            _tiles_spread(upper, lower, 0, spare, 0, LANES)
             for p in range(POSITIONS):
                 copy_run(spare, p * LANES, n, out, start + p * stride)
         done = 0
         while done < n and n >= LANES:
             done = min(done, n - LANES)  # the last vector goes over what was done rather than beyond
-            _tiles_spread(upper, 2 * done, lower, 2 * done, out, start + done, stride)
+            _tiles_spread(upper, lower, 2 * done, out, start + done, stride)
             done += LANES
         t += n
 
