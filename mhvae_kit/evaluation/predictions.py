@@ -7,7 +7,7 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from mhvae_kit.data.slices import to_network
 from mhvae_kit.errors import InputError, explain
 from mhvae_kit.metrics import ssim_inner
 from mhvae_kit.networks.checks import Temperature
-
-Subset: TypeAlias = "tuple[str, ...]"
+from mhvae_kit.networks.stacks import Subset
 
 BACKGROUND = -1.0
 

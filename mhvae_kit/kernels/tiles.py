@@ -31,7 +31,10 @@ def run_of_tiles(t: int, last: int, across: int) -> int:
 
 @exactly
 def _row_of_tiles(x: np.ndarray, start: int, n: int, rows: np.ndarray, to: int) -> None:
-    """The 2 n pixels of n tiles of a row: the first, third, ... to the second half of SEEN, the others to the first."""
+    """The 2 n pixels of n tiles of a row: the first, third, ... to the second half of SEEN, the others to the first.
+
+    n must be LANES at least.
+    """
     done = 0
     while done < n:
         done = min(done, n - LANES)  # the last vector goes over what was done rather than beyond
