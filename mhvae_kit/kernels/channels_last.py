@@ -23,7 +23,7 @@ BLOCK = 4  # neighbouring pixels that a depthwise filter computes together
 
 
 @exactly
-def _statistics(
+def statistics(
     totals: np.ndarray, first: int, bands: int, around: int, channels: int, pixels: int, exact: np.ndarray,
     scale: np.ndarray, shift: np.ndarray,
 ) -> None:  # fmt: skip
@@ -88,7 +88,7 @@ def last_norm_silu(arguments: Any) -> None:
         count = min(rows, height - first)
         seen = block(totals, 0, (image + 1) * of_bands * 2 * around)
         at = 2 * image * of_bands * around
-        _statistics(seen, at, of_bands, around, channels, height * width, exact, scale, shift)
+        statistics(seen, at, of_bands, around, channels, height * width, exact, scale, shift)
         band = halves(x + 2 * (image * height + first) * length, count * length)
         made = halves(out + 2 * (image * height + first) * width * stride, count * width * stride)
         added = block(sums + 4 * i * around, 0, around)
@@ -134,38 +134,37 @@ def last_norm_leaky(arguments: Any) -> None:
     """max(v, v * slope) of v the instance norm, slope in tenths (10: the norm alone), plus `onto` unless that is 0.
 
     With `of_bands` 0, `totals` are numbers by which channels are multiplied instead of being normalised, one a channel.
-    `out` and `onto` have margins, of so many pixels on each side; those of `out` are filled by reflection.
+    `out` has a margin of so many pixels on each side, which is filled by reflection.
     """
     (
-        counter, items, x, totals, of_bands, tenths, onto, edge, out, margin, bands, rows, height, width, channels,
-    ) = carray(arguments, (15,))  # fmt: skip
+        counter, items, x, totals, of_bands, tenths, onto, out, margin, bands, rows, height, width, channels,
+    ) = carray(arguments, (14,))  # fmt: skip
     around = max(channels, LANES)
     length, period, slope = width * channels, around // LANES, spread(f32(tenths) / f32(10.0))
     scale, shift, exact = room(around), room(around), np.empty(2 * around)
-    wide, wide_onto = (width + 2 * margin) * channels, (width + 2 * edge) * channels
-    area, area_onto = wide * (height + 2 * margin), wide_onto * (height + 2 * edge)
+    wide = (width + 2 * margin) * channels
+    area = wide * (height + 2 * margin)
     i = taken(counter)
     while i < items:
         image, first = i // bands, i % bands * rows
         if of_bands:
             seen, at = block(totals, 0, (image + 1) * of_bands * 2 * around), 2 * image * of_bands * around
-            _statistics(seen, at, of_bands, around, channels, height * width, exact, scale, shift)
+            statistics(seen, at, of_bands, around, channels, height * width, exact, scale, shift)
         else:
             for c in range(around):
                 scale[c] = block(totals + 4 * image * channels, 0, channels)[c % channels]
         whole = halves(x + 2 * image * height * length, height * length)
         made = halves(out + 2 * image * area, area)
-        below = halves(onto + 2 * image * area_onto, area_onto)
+        below = halves(onto + 2 * image * height * length, height * length)
         for y in range(first, min(first + rows, height)):
             start = (y + margin) * wide + margin * channels
-            of_onto = (y + edge) * wide_onto + edge * channels
             for p in range(period):
                 scaled, shifted = load(scale, p * LANES), load(shift, p * LANES)
                 for at in range(p * LANES, length, around):
                     value = add_product(load_half(whole, y * length + at), scaled, shifted)
                     value = at_least(value, product(value, slope))
                     if onto:
-                        value = value + load_half(below, of_onto + at)
+                        value = value + load_half(below, y * length + at)
                     store_half(made, start + at, value)
             mirrored(made, start, width, margin, channels)
             copied(made, y, height, margin, wide)
@@ -273,7 +272,7 @@ def last_norm_silu_depthwise(arguments: Any) -> None:
         behind = block(new + 8 * share * channels, 0, 2 * channels)
         for c in range(part * some, (part + 1) * some, group):
             at = 2 * image * of_bands * channels + c
-            _statistics(before, at, of_bands, channels, group, height * width, exact, scale, shift)
+            statistics(before, at, of_bands, channels, group, height * width, exact, scale, shift)
             _transposed(block(taps + 4 * c * TAPS * TAPS, 0, group * TAPS * TAPS), group, filters)
             start = block(bias + 4 * c, 0, group)
             sums[:] = f32(0.0)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from mhvae_kit.kernels.halves import halves, narrowed
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, sigmoid, summing, taken
 
 
@@ -34,16 +33,16 @@ def _gate(
 
 @kernel
 def last_gate(arguments: Any) -> None:
-    """Gates of an image's channels from their sums, (images, channels), or with `outputs` bfloat16 filters times them.
+    """Gates of an image's channels from their sums, (images, channels).
 
     `sums` are (images, bands, stride), of which the first `around` of each band belong together.
     """
-    counter, images, sums, bands, stride, around, pixels, w1, b1, w2, b2, hiddens, weight, outputs, out, channels = (
-        carray(arguments, (16,))
+    counter, images, sums, bands, stride, around, pixels, w1, b1, w2, b2, hiddens, out, channels = carray(
+        arguments, (14,)
     )
     squeeze, squeeze_bias = block(w1, 0, hiddens * channels), block(b1, 0, hiddens)
     excite, excite_bias = block(w2, 0, channels * hiddens), block(b2, 0, channels)
-    means, gate, hidden = np.empty(channels, f32), np.empty(channels, f32), np.empty(hiddens, f32)
+    means, hidden = np.empty(channels, f32), np.empty(hiddens, f32)
     i = taken(counter)
     while i < images:
         seen = block(sums, i, bands * stride)
@@ -54,15 +53,7 @@ def last_gate(arguments: Any) -> None:
                     means[c] += seen[first + c]
         for c in range(channels):
             means[c] /= f32(pixels)
-        if outputs:
-            _gate(means, squeeze, squeeze_bias, excite, excite_bias, hidden, gate)
-            filters = block(weight, 0, outputs * channels)
-            made = halves(out + 2 * i * outputs * channels, outputs * channels)
-            for first in range(0, outputs * channels, channels):
-                for c in range(channels):
-                    made[first + c] = narrowed(filters[first + c] * gate[c])
-        else:
-            _gate(means, squeeze, squeeze_bias, excite, excite_bias, hidden, block(out, i, channels))
+        _gate(means, squeeze, squeeze_bias, excite, excite_bias, hidden, block(out, i, channels))
         i = taken(counter)
 
 

@@ -20,7 +20,8 @@ _I16, _I32, _FLOAT = (ir.VectorType(t, LANES) for t in (ir.IntType(16), ir.IntTy
 # A float32 this large has no digits behind the point, so that adding it rounds to the nearest integer, ties to even.
 _ROUNDS = np.float32(1.5 * 2**23)
 _FEATURES = binding.get_host_cpu_features()
-_ROUNDS_ITSELF = LANES == 16 and _FEATURES.get("avx512f") and _FEATURES.get("avx512bf16")
+# Whether the processor rounds and multiplies bfloat16 itself; older LLVM has other types for what it does.
+KNOWS_HALVES = LANES == 16 and bool(_FEATURES.get("avx512bf16")) and binding.llvm_version_info[0] >= 16
 
 _pointer = pointer_to(types.uint16)
 
@@ -29,6 +30,22 @@ _pointer = pointer_to(types.uint16)
 def halves(address: int, size: int) -> np.ndarray:
     """`size` bfloat16 from an address on."""
     return carray(_pointer(address), (size,))
+
+
+class _BFloat(ir.Type):
+    """bfloat16 as LLVM knows it and llvmlite does not."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+BFLOAT = _BFloat()
 
 
 def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -58,17 +75,17 @@ def store_half(typing: Any, array: Any, index: Any, values: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, signature.args[0], *arguments[:2])
-        builder.store(_narrowed(builder, arguments[2]), place).align = 2
+        builder.store(narrowed_vector(builder, arguments[2]), place).align = 2
         return context.get_dummy_value()
 
     return types.void(array, types.int64, vector), generate
 
 
-def _narrowed(builder: Any, values: Any) -> Any:
+def narrowed_vector(builder: Any, values: Any) -> Any:
     """float32 to the bits of bfloat16, by the processor's own instruction where it has one."""
-    if _ROUNDS_ITSELF:
+    if KNOWS_HALVES:
         name = "llvm.x86.avx512bf16.cvtneps2bf16.512"
-        return builder.bitcast(_called(builder, name, ir.VectorType(_BFloat(), LANES), values), _I16)
+        return builder.bitcast(called(builder, name, ir.VectorType(BFLOAT, LANES), values), _I16)
     return _rounded(builder, values, _I16, _I32, lambda n: _all(_I32, n))
 
 
@@ -105,20 +122,7 @@ def widened(typing: Any, bits: Any) -> Any:
     return types.float32(types.uint16), generate
 
 
-class _BFloat(ir.Type):
-    """bfloat16 as LLVM knows it and llvmlite does not."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-def _called(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
+def called(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
     """Call one of LLVM's functions for a kind of processor."""
     signature = ir.FunctionType(result, [x.type for x in arguments])
     function = builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
@@ -168,9 +172,9 @@ def _roughly_inverse(typing: Any, x: Any) -> Any:
         (x,) = arguments
         if LANES == 16 and _FEATURES.get("avx512f"):
             none, all_lanes = ir.Constant(_FLOAT, None), ir.Constant(ir.IntType(16), -1)
-            return _called(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOAT, x, none, all_lanes)
+            return called(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOAT, x, none, all_lanes)
         if LANES == 8 and _FEATURES.get("avx"):
-            return _called(builder, "llvm.x86.avx.rcp.ps.256", _FLOAT, x)
+            return called(builder, "llvm.x86.avx.rcp.ps.256", _FLOAT, x)
         return builder.fdiv(ir.Constant(_FLOAT, [1.0] * LANES), x)
 
     return vector(vector), generate

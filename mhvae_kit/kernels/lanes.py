@@ -20,6 +20,7 @@ from mhvae_kit.kernels.vectors import exactly
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 ACROSS = 3  # vectors side by side in a block product: with OUTPUTS rows of them the sums fit into the registers
 WIDTH = ACROSS * LANES
+SQUARE = LANES * LANES
 
 _I32 = ir.IntType(32)
 _VALUES = ir.VectorType(ir.FloatType(), LANES)
@@ -252,6 +253,24 @@ def store_six(values: tuple[Any, Any, Any, Any, Any, Any], out: np.ndarray, to: 
     store(out, to + 3 * step, d)
     store(out, to + 4 * step, e)
     store(out, to + 5 * step, f)
+
+
+@exactly
+def transposed(square: np.ndarray, n: int) -> int:
+    """Transpose n vectors, a power of two, from the first half of an array; returns where the result begins.
+
+    The n values of the first lane lie in front of those of the second, and so on. Each round weaves vectors of the
+    first half with those of the second, which rotates the bits of a value's place by one.
+    """
+    start, to, left = 0, SQUARE, n
+    while left > 1:
+        left //= 2
+        for k in range(n // 2):
+            a, b = load(square, start + k * LANES), load(square, start + (n // 2 + k) * LANES)
+            store(square, to + 2 * k * LANES, first_woven(a, b))
+            store(square, to + (2 * k + 1) * LANES, second_woven(a, b))
+        start, to = to, start
+    return start
 
 
 @exactly

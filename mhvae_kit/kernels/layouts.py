@@ -7,30 +7,9 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from mhvae_kit.kernels.channels_last import copied, mirrored
 from mhvae_kit.kernels.halves import halves, load_half, narrowed, store_half, widened
-from mhvae_kit.kernels.lanes import LANES, first_woven, load, room, second_woven, store
+from mhvae_kit.kernels.lanes import LANES, SQUARE, load, room, store, transposed
 from mhvae_kit.kernels.vectors import block, exactly, f32, hyperbolic_tangent, kernel, taken
-
-SQUARE = LANES * LANES
-
-
-@exactly
-def _turned(square: np.ndarray, n: int) -> int:
-    """Transpose n vectors, a power of two, from the first half of an array; returns where the result begins.
-
-    The n values of the first lane lie in front of those of the second, and so on. Each round weaves vectors of the
-    first half with those of the second, which rotates the bits of a value's place by one.
-    """
-    start, to, left = 0, SQUARE, n
-    while left > 1:
-        left //= 2
-        for k in range(n // 2):
-            a, b = load(square, start + k * LANES), load(square, start + (n // 2 + k) * LANES)
-            store(square, to + 2 * k * LANES, first_woven(a, b))
-            store(square, to + (2 * k + 1) * LANES, second_woven(a, b))
-        start, to = to, start
-    return start
 
 
 @exactly
@@ -43,7 +22,7 @@ def _planes_of(
         for t in range(first, first + whole, LANES):
             for k in range(LANES):
                 store(square, k * LANES, load_half(x, (t + k) * channels + c))
-            start = _turned(square, LANES)
+            start = transposed(square, LANES)
             for k in range(LANES):
                 store(out, (c + k) * size + t, load(square, start + k * LANES))
     for c in range(channels):
@@ -80,7 +59,7 @@ def _row_of(x: np.ndarray, size: int, width: int, channels: int, square: np.ndar
         for c in range(0, channels, some):
             for k in range(some):
                 store(square, k * LANES, load(x, (c + k) * size + t))
-            start = _turned(square, some)
+            start = transposed(square, some)
             for k in range(some):
                 store_half(out, to + t * channels + c + k * step, load(square, start + k * LANES))
     for t in range(whole, width):
@@ -90,17 +69,13 @@ def _row_of(x: np.ndarray, size: int, width: int, channels: int, square: np.ndar
 
 @kernel
 def last_laid(arguments: Any) -> None:
-    """float32 planes to a bfloat16 map whose margins, of so many pixels on each side, are filled by reflection."""
-    counter, items, x, out, margin, bands, rows, height, width, channels = carray(arguments, (10,))
-    wide, size = (width + 2 * margin) * channels, height * width
-    area, square = wide * (height + 2 * margin), room(2 * SQUARE)
+    """float32 planes to a bfloat16 map."""
+    counter, items, x, out, bands, rows, height, width, channels = carray(arguments, (9,))
+    size, square = height * width, room(2 * SQUARE)
     i = taken(counter)
     while i < items:
         image, first = i // bands, i % bands * rows
-        seen, made = block(x, image, size * channels), halves(out + 2 * image * area, area)
+        seen, made = block(x, image, size * channels), halves(out + 2 * image * size * channels, size * channels)
         for y in range(first, min(first + rows, height)):
-            start = (y + margin) * wide + margin * channels
-            _row_of(seen[y * width :], size, width, channels, square, made, start)
-            mirrored(made, start, width, margin, channels)
-            copied(made, y, height, margin, wide)
+            _row_of(seen[y * width :], size, width, channels, square, made, y * width * channels)
         i = taken(counter)

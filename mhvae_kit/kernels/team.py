@@ -25,7 +25,7 @@ Team = Callable[[int, int, int], Any]
 """Runs the kernel at an address with its arguments at another, in so many threads at once."""
 
 UNITS = (
-    *("channels_last", "gates", "layouts"),  # bfloat16
+    *("channels_last", "gates", "last_convolution", "layouts"),  # bfloat16
     *("gaussians", "heads", "large_filters", "normals", "pointwise", "upsampling", "wide"),
     *("winograd", "winograd_gradient", "winograd_large"),
 )

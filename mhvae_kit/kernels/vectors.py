@@ -85,6 +85,29 @@ def taken(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
+@intrinsic
+def finished(typing: Any, address: Any) -> Any:
+    """Raise the integer at an address by 1, after everything that this thread has written."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "release")
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def counted(typing: Any, address: Any) -> Any:
+    """The integer at an address, before anything is read that other threads had written when they raised it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), generate
+
+
 def _fetching(to_write: int) -> Any:
     """A function of an address that brings its line of the cache, without waiting for it."""
 

@@ -8,12 +8,10 @@ that most of the time would go into norms, activations and copies. The functions
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mhvae_kit.kernels import team
 from mhvae_kit.kernels.team import plane_size
@@ -22,7 +20,7 @@ BANDS = 8  # into which an image is cut at most, so that threads share it; not b
 ROWS = 4  # of a band at least
 BAND = 24  # rows that a depthwise filter goes through at once: 192 pixels of 96 channels, in and out, are 1.8 MB
 NARROW = 64  # pixels of a row, up to which a depthwise filter works on two vectors of channels at a time
-LEAKY, RELU, LINEAR = 2, 0, 10  # slopes below 0, in tenths
+LEAKY, LINEAR = 2, 10  # slopes below 0, in tenths
 
 
 class Map(NamedTuple):
@@ -43,8 +41,9 @@ def is_on(x: Tensor) -> bool:
     )
 
 
-def applies_to(x: Tensor, *parameters: Tensor) -> bool:
+def applies_to(x: Tensor | Map, *parameters: Tensor) -> bool:
     """Whether the kernels can take a bfloat16 map (B, C, H, W), and parameters, which must be float32."""
+    x = x.values if isinstance(x, Map) else x
     return x.dtype == torch.bfloat16 and team.are_plain(*parameters) and is_on(x) and fits(x)
 
 
@@ -54,10 +53,12 @@ def fits(x: Tensor) -> bool:
     return channels % n == 0 or (n % channels == 0 and x.shape[3] * channels % n == 0)
 
 
-def seen(x: Tensor) -> Map:
+def seen(x: Tensor | Map) -> Map:
     """A map (B, C, H, W) with its totals."""
+    if isinstance(x, Map):
+        return x
     x = laid(x)
-    bands, rows = _bands(x)
+    bands, rows = bands_of(x)
     totals = torch.empty((len(x), bands, 2, _around(x)))
     team.run("last_totals", len(x) * bands, x, totals, bands, rows, *_size(x))
     return Map(x, totals)
@@ -70,10 +71,10 @@ def norm_silu(x: Tensor | Map, out: Tensor | None = None) -> tuple[Tensor, Tenso
         x: (B, C, H, W).
         out: Where to write it: as many channels of a wider map; None = a new map.
     Returns:
-        (B, C, H, W) in bfloat16, and float32 (B, bands, ...) for `gated_product`.
+        (B, C, H, W) in bfloat16, and float32 (B, bands, ...) for `gates`.
     """
-    values, totals = x if isinstance(x, Map) else seen(x)
-    bands, rows = _bands(values)
+    values, totals = seen(x)
+    bands, rows = bands_of(values)
     out = torch.empty_like(values) if out is None else out
     sums = torch.empty((len(values), bands, _around(values)))
     given = (values, totals, totals.shape[1], out, out.stride(3), sums)
@@ -86,13 +87,13 @@ def norm_silu_of_both(x: Tensor, y: Tensor) -> Tensor:
     b, c, h, w = x.shape
     if c % team.lanes():  # a vector would hold pixels of both
         return norm_silu(torch.cat((x, y), 1))[0]
-    out = _fresh((b, 2 * c, h, w))
+    out = fresh((b, 2 * c, h, w))
     for part, place in zip((x, y), out.chunk(2, 1), strict=True):
         norm_silu(part, place)
     return out
 
 
-def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Map:
+def norm_silu_depthwise(x: Tensor | Map, depthwise: nn.Conv2d) -> Map:
     """A 5x5 depthwise convolution of SiLU of the instance norm; of at least `team.lanes()` channels."""
     (values, totals), n = seen(x), team.lanes()
     b, c, h, w = values.shape
@@ -108,14 +109,14 @@ def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Map:
     return Map(out, new)
 
 
-def norm_leaky(x: Tensor, slope: int = LINEAR, margin: int = 0, onto: Tensor | None = None) -> Tensor:
+def norm_leaky(x: Tensor | Map, slope: int = LINEAR, margin: int = 0, onto: Tensor | None = None) -> Tensor:
     """Instance norm, times `slope` tenths where it is negative, plus `onto`.
 
     Args:
         x: (B, C, H, W).
-        slope: LEAKY, RELU or LINEAR.
+        slope: LEAKY or LINEAR.
         margin: Pixels by which the result is padded on each side, by reflection.
-        onto: (B, C, H + 2 m, W + 2 m), bfloat16 and channels-last, whose inner pixels are added; None = nothing.
+        onto: (B, C, H, W), bfloat16 and channels-last, which is added, without a margin; None = nothing.
     Returns:
         (B, C, H + 2 margin, W + 2 margin), bfloat16.
     """
@@ -125,102 +126,60 @@ def norm_leaky(x: Tensor, slope: int = LINEAR, margin: int = 0, onto: Tensor | N
 
 def _scaled(x: Tensor, totals: Tensor, of_bands: int, slope: int, margin: int, onto: Tensor | None) -> Tensor:
     b, c, h, w = x.shape
-    bands, rows = _bands(x)
-    out = _fresh((b, c, h + 2 * margin, w + 2 * margin))
-    below = (0, 0) if onto is None else (onto, (onto.shape[2] - h) // 2)
-    given = (x, totals, of_bands, slope, *below, out, margin)
+    bands, rows = bands_of(x)
+    out = fresh((b, c, h + 2 * margin, w + 2 * margin))
+    given = (x, totals, of_bands, slope, 0 if onto is None else onto, out, margin)
     team.run("last_norm_leaky", b * bands, *given, bands, rows, *_size(x))
     return out
 
 
-def gated_onto(x: Tensor, y: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
+def gated_onto(x: Tensor, y: Tensor | Map, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
     """x + y times the gates of its channels (`blocks.SqueezeExcitation`), (B, C, H, W) each."""
     values, totals = seen(y)
-    gates = torch.empty(y.shape[:2])
-    _gate(values, totals, totals.shape[2] * totals.shape[3], squeeze, excite, 0, 0, gates)
-    return _scaled(values, gates, 0, LINEAR, 0, laid(x))
+    return _scaled(values, gates(values, totals, squeeze, excite), 0, LINEAR, 0, laid(x))
 
 
-def gated_product(
-    x: Tensor, sums: Tensor | None, squeeze: nn.Linear, excite: nn.Linear, projection: nn.Conv2d
-) -> Tensor:
-    """A 1x1 convolution of x, each channel of which is multiplied by its gate.
+def gates(x: Tensor, sums: Tensor, squeeze: nn.Linear, excite: nn.Linear) -> Tensor:
+    """Gates of a map's channels, float32 (B, C).
 
     Args:
         x: (B, C, H, W).
-        sums: Of its channels, from `norm_silu`; None = they are counted.
+        sums: Of its channels, from `norm_silu`, or its totals.
         squeeze: First layer of the gate, as `excite` the second.
-        projection: 1x1, from C to D channels.
-    Returns:
-        (B, D, H, W), bfloat16.
     """
-    if sums is None:
-        x, sums = seen(x)
-    weight = projection.weight.float().contiguous()
-    filters = torch.empty((len(x), len(weight), x.shape[1]), dtype=torch.bfloat16)
-    _gate(x, sums, sums[0, 0].numel(), squeeze, excite, weight, len(weight), filters)
-    pixels = x.permute(0, 2, 3, 1)
-    if len(x) == 1:
-        return F.linear(pixels, filters[0], projection.bias).permute(0, 3, 1, 2)
-    y = torch.bmm(pixels.flatten(1, 2), filters.mT).unflatten(1, x.shape[2:])
-    return (y if projection.bias is None else y.add_(projection.bias)).permute(0, 3, 1, 2)
-
-
-def _gate(
-    x: Tensor,
-    sums: Tensor,
-    stride: int,
-    squeeze: nn.Linear,
-    excite: nn.Linear,
-    weight: Tensor | int,
-    outputs: int,
-    out: Tensor,
-) -> None:
+    out = torch.empty(x.shape[:2])
     layers = (squeeze.weight.contiguous(), squeeze.bias, excite.weight.contiguous(), excite.bias, squeeze.out_features)
-    given = (sums, sums.shape[1], stride, _around(x), plane_size(x), *layers, weight, outputs, out, x.shape[1])
+    given = (sums, sums.shape[1], sums[0, 0].numel(), _around(x), plane_size(x), *layers, out, x.shape[1])
     team.run("last_gate", len(x), *given)
-
-
-def image_head(x: Tensor, blocks: Sequence[nn.Module], conv: nn.Conv2d, margin: int) -> Tensor:
-    """What `blocks.ImageHead` has between its first and its last convolution, padded by reflection for the latter."""
-    margins = [1] * len(blocks) + [conv.padding[0]]
-    y = laid(x, margins[0])
-    for block, following in zip(blocks, margins[1:], strict=True):
-        inside = norm_leaky(_unpadded(y, block.conv1), RELU, margin=1)
-        y = norm_leaky(_unpadded(inside, block.conv2), LINEAR, following, onto=y)
-    return norm_leaky(_unpadded(y, conv), LEAKY, margin)
+    return out
 
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:
     """limit * tanh(x / limit) of a map (B, C, H, W), in float32 and stored plainly."""
     x = laid(x)
-    bands, rows = _bands(x)
+    bands, rows = bands_of(x)
     out = torch.empty(x.shape)
     given = (x, out.new_tensor([limit]), out)
     team.run("last_soft_clamp", len(x) * bands, *given, bands, rows, *_size(x))
     return out
 
 
-def _unpadded(x: Tensor, convolution: nn.Conv2d) -> Tensor:
-    return F.conv2d(x, convolution.weight, convolution.bias)
-
-
-def laid(x: Tensor, margin: int = 0) -> Tensor:
-    """A map (B, C, H, W), bfloat16 or float32, in bfloat16, stored channels-last, padded by reflection."""
-    if not margin and x.dtype == torch.bfloat16:
+def laid(x: Tensor) -> Tensor:
+    """A map (B, C, H, W), bfloat16 or float32, in bfloat16, stored channels-last."""
+    if x.dtype == torch.bfloat16:
         return x.contiguous(memory_format=torch.channels_last)
-    b, c, h, w = x.shape
-    bands, rows = _bands(x)
-    out = _fresh((b, c, h + 2 * margin, w + 2 * margin))
-    team.run("last_laid", b * bands, x.float().contiguous(), out, margin, bands, rows, *_size(x))
+    bands, rows = bands_of(x)
+    out = fresh(tuple(x.shape))
+    team.run("last_laid", len(x) * bands, x.float().contiguous(), out, bands, rows, *_size(x))
     return out
 
 
-def _fresh(shape: tuple[int, ...]) -> Tensor:
+def fresh(shape: tuple[int, ...]) -> Tensor:
+    """Room for a map."""
     return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
 
 
-def _bands(x: Tensor) -> tuple[int, int]:
+def bands_of(x: Tensor) -> tuple[int, int]:
     """Number of bands and rows of each."""
     rows = max(ROWS, -(-x.shape[2] // BANDS))
     return -(-x.shape[2] // rows), rows

@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mhvae_kit import gaussian_kernels
 from mhvae_kit.kernels import team
-from mhvae_kit.networks import bfloat16, fused
+from mhvae_kit.networks import bfloat16, fused, half_convolution
+from mhvae_kit.networks.bfloat16 import Map
 from mhvae_kit.networks.convolution import Conv2d, pointwise_product
 from mhvae_kit.networks.inference import added, in_parts, laid_out, wide_convolution, without_gradients
-from mhvae_kit.networks.normalisation import instance_norm, norm_silu, norm_silu_convolution
+from mhvae_kit.networks.normalisation import instance_norm, norm_convolution, norm_silu, norm_silu_convolution
 from mhvae_kit.networks.residual import is_quick_for, residual
 from mhvae_kit.networks.upsampling import doubled
 
@@ -47,16 +48,31 @@ class SqueezeExcitation(nn.Module):
         """(B, C, H, W) to the same shape."""
         return x * self.factor(x)[:, :, None, None]
 
-    def projected(self, x: Tensor, projection: nn.Module, sums: Tensor | None = None) -> Tensor:
-        """`projection(self(x))` of a 1x1 convolution, (B, C, H, W) to (B, D, H, W).
+    def projected(
+        self, x: Tensor | Map, projection: nn.Module, sums: Tensor | None = None, onto: Tensor | None = None
+    ) -> Tensor:
+        """`projection(self(x))` of a 1x1 convolution, (B, C, H, W) to (B, D, H, W), plus `onto`.
 
         `sums` of the channels of x may be given where `bfloat16` makes x.
         """
         if bfloat16.applies_to(x, self.squeeze.weight, self.excite.weight):
-            return bfloat16.gated_product(x, sums, self.squeeze, self.excite, projection)
+            return self._projected_in_halves(x, projection, sums, onto)
         if self._is_quick_for(x):
-            return fused.gated_product(x, x.mean((2, 3)), self.squeeze, self.excite, projection)
-        return pointwise_product(x, projection.weight, projection.bias, self.factor(x))
+            y = fused.gated_product(x, x.mean((2, 3)), self.squeeze, self.excite, projection)
+        else:
+            y = pointwise_product(x, projection.weight, projection.bias, self.factor(x))
+        return y if onto is None else added(onto, y)
+
+    def _projected_in_halves(
+        self, x: Tensor | Map, projection: nn.Module, sums: Tensor | None, onto: Tensor | None
+    ) -> Tensor:
+        if sums is None:
+            x, sums = bfloat16.seen(x)
+        gates, weight = bfloat16.gates(x, sums, self.squeeze, self.excite), projection.weight
+        if half_convolution.is_quick_for(projection, weight, x):
+            return half_convolution.convolution(projection, weight, x, gates=gates, onto=onto).values
+        y = pointwise_product(x, weight, projection.bias, gates)
+        return y if onto is None else added(onto, y)
 
     def onto(self, x: Tensor, y: Tensor) -> Tensor:
         """x + self(y), both (B, C, H, W); without gradients written over y, which the caller must own."""
@@ -144,7 +160,7 @@ class MobileNetV2Cell(WideBlock):
     def _forward(self, x: Tensor) -> Tensor:
         y = self.expand(instance_norm(x))
         y = self.depthwise(norm_silu(y))
-        return added(x, self.gate.projected(norm_silu(y), self.project))
+        return self.gate.projected(norm_silu(y), self.project, onto=x)
 
 
 class TopDownCell(WideBlock):
@@ -163,18 +179,18 @@ class TopDownCell(WideBlock):
         return self._run(x, channels=self.expand.out_channels)
 
     def _forward(self, x: Tensor) -> Tensor:
-        y = self.expand(instance_norm(x))
+        y = norm_convolution(x, self.expand)
+        if bfloat16.applies_to(y, self.depthwise.weight) and self.depthwise.out_channels >= team.lanes():
+            wide = bfloat16.norm_silu_depthwise(y, self.depthwise)
+            active, sums = bfloat16.norm_silu(wide, out=wide.values)
+            return self.gate.projected(active, self.project, sums, onto=x)
         if team.apply_to(y, self.depthwise.weight):
             if without_gradients(y) and y.is_contiguous():
                 return added(x, fused.depthwise_gated_over(y, self.depthwise, *self._ends()))
             y = fused.norm_silu_depthwise(y, self.depthwise)
             return added(x, fused.norm_silu_gated(y, *self._ends()))
-        if bfloat16.applies_to(y, self.depthwise.weight) and y.shape[1] >= team.lanes():
-            wide = bfloat16.norm_silu_depthwise(y, self.depthwise)
-            active, sums = bfloat16.norm_silu(wide, out=wide.values)
-            return added(x, self.gate.projected(active, self.project, sums))
         y = self.depthwise(norm_silu(y))
-        return added(x, self.gate.projected(norm_silu(y), self.project))
+        return self.gate.projected(norm_silu(y), self.project, onto=x)
 
     def _ends(self) -> tuple[nn.Linear, nn.Linear, nn.Conv2d]:
         return self.gate.squeeze, self.gate.excite, self.project
@@ -282,8 +298,8 @@ class ImageHead(WideBlock):
 
     def _forward(self, z1: Tensor) -> Tensor:
         z1 = self.widen(z1)
-        if bfloat16.is_on(z1) and bfloat16.fits(z1) and min(z1.shape[2:]) > self.conv.padding[0]:
-            y = bfloat16.image_head(z1, self.blocks, self.conv, self.to_image.padding[0])
+        if bfloat16.is_on(z1) and bfloat16.fits(z1) and min(z1.shape[2:]) > self.conv.kernel_size[0]:
+            y = half_convolution.image_head(z1, self.blocks, self.conv, self.to_image.padding[0])
             return wide_convolution(y, self.to_image.weight, self.to_image.bias).float().tanh()
         y = self.conv(self.blocks(z1))
         return self.to_image(F.leaky_relu(instance_norm(y), 0.2, inplace=without_gradients(y))).float().tanh()

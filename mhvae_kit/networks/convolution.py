@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mhvae_kit.kernels import team
-from mhvae_kit.networks import large_filters, pointwise, winograd
+from mhvae_kit.networks import half_convolution, large_filters, pointwise, winograd
 from mhvae_kit.networks.inference import LANES, is_channels_last, wide_convolution, without_gradients
 
 FEW_VALUES = 20480  # of a single image, for which torch has kernels of its own, which take longer than oneDNN's
@@ -46,6 +46,8 @@ class Conv2d(nn.Conv2d):
 
     def _without_gradients(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The forward pass alone, whatever the precision."""
+        if half_convolution.is_quick_for(self, weight, x):
+            return half_convolution.convolution(self, weight, x).values
         size = self.kernel_size
         if size == (1, 1) and self._has_quick_path(x):
             return pointwise_product(x, weight, bias)

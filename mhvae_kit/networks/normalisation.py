@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mhvae_kit.kernels import EPSILON, team
-from mhvae_kit.networks import bfloat16, fused
+from mhvae_kit.kernels import EPSILON, NORM, NORM_SILU, team
+from mhvae_kit.networks import bfloat16, fused, half_convolution
+from mhvae_kit.networks.bfloat16 import Map
 from mhvae_kit.networks.inference import without_gradients
 
 
@@ -33,7 +34,14 @@ def norm_silu(x: Tensor) -> Tensor:
     return F.silu(instance_norm(x), inplace=without_gradients(x))
 
 
-def norm_silu_convolution(*maps: Tensor, convolution: nn.Conv2d, own: bool = False) -> Tensor:
+def norm_convolution(x: Tensor, convolution: nn.Conv2d) -> Tensor | Map:
+    """Instance norm, then a convolution."""
+    if half_convolution.is_quick_for(convolution, convolution.weight, x):
+        return half_convolution.convolution(convolution, convolution.weight, x, before=NORM)
+    return convolution(instance_norm(x))
+
+
+def norm_silu_convolution(*maps: Tensor | Map, convolution: nn.Conv2d, own: bool = False) -> Tensor | Map:
     """Instance norm, SiLU, then a convolution of stride 1 with zero padding, of maps side by side.
 
     Args:
@@ -41,6 +49,8 @@ def norm_silu_convolution(*maps: Tensor, convolution: nn.Conv2d, own: bool = Fal
         convolution: From all their channels.
         own: Whether the caller owns the maps, which may then be written over without gradients.
     """
+    if half_convolution.is_quick_for(convolution, convolution.weight, *maps):
+        return half_convolution.convolution(convolution, convolution.weight, *maps, before=NORM_SILU)
     if team.apply_to(*maps, convolution.weight):
         return fused.norm_silu_convolution(*maps, convolution=convolution, own=own)
     if len(maps) == 2 and all(map(bfloat16.applies_to, maps)):
