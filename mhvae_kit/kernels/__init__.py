@@ -22,4 +22,4 @@ OUTPUTS = 4  # output channels of a convolution that are summed up side by side,
 POSITIONS = 16  # of Winograd's scheme, for which it has a product each
 LARGE_POSITIONS = 36  # likewise with tiles of 4 x 4 pixels
 GAP = 16  # values between filters of one position and the next, as a power of two apart they share few cache lines
-PLAIN, NORM, NORM_SILU, NORM_RELU = range(4)  # what is done to a map before it is convolved
+PLAIN, NORM, NORM_SILU, NORM_RELU, DOUBLED = range(5)  # what is done to a map before it is convolved

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from mhvae_kit.kernels import NORM_RELU, NORM_SILU, PLAIN
+from mhvae_kit.kernels import DOUBLED, NORM_RELU, NORM_SILU, PLAIN
 from mhvae_kit.kernels.channels_last import mirrored, statistics
 from mhvae_kit.kernels.half_filters import filters_shared, runs_seen
 from mhvae_kit.kernels.half_products import NARROW, WIDE, narrow_sums, wide_sums
@@ -49,6 +49,22 @@ def _row_activated(
 
 
 @exactly
+def _row_doubled(x: np.ndarray, own: int, other: int, step: int, runs: int, out: np.ndarray, to: int) -> None:
+    """A row between two of half as many runs, nearer to the first, bilinearly between pixels' centres."""
+    near, far = spread(f32(0.75)), spread(f32(0.25))
+    middle = add_product(load_half(x, other), far, product(load_half(x, own), near))
+    left = middle
+    for k in range(1, runs // 2 + 1):
+        next_at = min(k, runs // 2 - 1) * step  # beyond an edge the outermost pixel goes on
+        right = add_product(load_half(x, other + next_at), far, product(load_half(x, own + next_at), near))
+        nearest = product(middle, near)
+        store_half(out, to, add_product(left, far, nearest))
+        store_half(out, to + LANES, add_product(right, far, nearest))
+        left, middle = middle, right
+        to += 2 * LANES
+
+
+@exactly
 def _cleared(out: np.ndarray, to: int, runs: int) -> None:
     for k in range(runs):
         store_half(out, to + k * LANES, spread(f32(0.0)))
@@ -80,7 +96,11 @@ def _band_activated(
                 left, runs = (first + edge) // stride, (across - first + stride - 1) // stride
                 row = to + left * LANES
                 _cleared(out, to, left)
-                if 0 <= y < height:
+                if 0 <= y < height and before == DOUBLED:
+                    own, other = y // 2, min(max(y // 2 - 1 + y % 2 * 2, 0), height // 2 - 1)
+                    wide = width // 2 * channels
+                    _row_doubled(seen, own * wide + c, other * wide + c, step, runs, out, row)
+                elif 0 <= y < height:
                     at = y * width * channels + first * step + c
                     _row_activated(seen, at, stride * step, runs, scaled, shifted, before, out, row)
                     if reflect:
@@ -98,10 +118,10 @@ def _map_activated(
     """Likewise, of a map given by its address, that of its totals, their bands and its channels."""
     (x, totals, bands, channels), (exact, scale, shift) = given, numbers
     pixels, around = size[0] * size[1], max(channels, LANES)
-    if channels and before != PLAIN:
+    if channels and before != PLAIN and before != DOUBLED:
         seen = block(totals, image, bands * 2 * around)
         statistics(seen, 0, bands, around, channels, pixels, exact[: 2 * around], scale[:around], shift)
-    of_image = x + 2 * image * pixels * channels
+    of_image = x + 2 * image * (pixels // 4 if before == DOUBLED else pixels) * channels
     _band_activated(of_image, channels, scale, shift, before, top, lines, size, layout, out, start)
 
 
@@ -151,12 +171,14 @@ def _places_of_taps(n: int, side: int, across: int, stride: int, pitch: int, pla
 def last_convolution(arguments: Any) -> None:
     """The convolution of one map, or of two behind each other, and the totals of the result.
 
-    `before` is what is done to the maps first: PLAIN nothing, NORM, NORM_SILU, NORM_RELU. Unless they are 0, `gates`
-    are numbers by which an image's channels are multiplied, and `onto` is a map that is added to the result.
+    `before` is what is done to the maps first: PLAIN nothing, NORM, NORM_SILU, NORM_RELU, DOUBLED their height and
+    width. Unless they are 0, `gates` are numbers by which an image's channels are multiplied, and `onto` is a map that
+    is added to the result.
 
     `side` is the height of the filters; a map is padded by half of it, by reflection if `reflect`, else by zeros.
-    Height and width, those of the maps, must be multiples of the stride. Channels must be multiples of LANES. Or those
-    of a single map divide LANES, as many come out, and the stride is 1; `outputs` are those of all pixels of a run.
+    Height and width, those of the maps (doubled), must be multiples of the stride. Channels must be multiples of LANES.
+    Or those of a single map divide LANES, as many come out, and the stride is 1; `outputs` are those of all pixels of a
+    run.
 
     Threads first share the filters, which go to `filters` in another order (for each image, if there are gates), and
     wait for each other before they use them; the last two arguments are 0 and count them. All memory is asked for

@@ -129,9 +129,8 @@ def run(name: str, items: int, *arguments: Tensor | int) -> None:
     """
     if not items:
         return
-    work = array("q", (0, items))
-    work.extend(t if isinstance(t, int) else t.data_ptr() for t in arguments)
-    work.append(0)  # the counter from which threads take items
+    given = [t if isinstance(t, int) else t.data_ptr() for t in arguments]
+    work = array("q", [0, items, *given, 0])  # the last is the counter from which threads take items
     start, n = work.buffer_info()
     work[0] = start + work.itemsize * (n - 1)
     _team()(known()[name].address, start, min(torch.get_num_threads(), items))

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from mhvae_kit import gaussian_kernels
-from mhvae_kit.kernels import team
+from mhvae_kit.kernels import DOUBLED, team
 from mhvae_kit.networks import bfloat16, fused, half_convolution
 from mhvae_kit.networks.bfloat16 import Map
 from mhvae_kit.networks.convolution import Conv2d, pointwise_product
@@ -205,7 +205,10 @@ class UpConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, 2H, 2W)."""
-        return self.conv(doubled(laid_out(x, scale=2)))
+        x, weight = laid_out(x, scale=2), self.conv.weight
+        if half_convolution.is_quick_for(self.conv, weight, x):
+            return half_convolution.convolution(self.conv, weight, x, before=DOUBLED).values
+        return self.conv(doubled(x))
 
 
 class ExpertHead(WideBlock):

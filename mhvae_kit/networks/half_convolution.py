@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mhvae_kit.kernels import NORM_RELU, PLAIN, team
+from mhvae_kit.kernels import DOUBLED, NORM_RELU, PLAIN, team
 from mhvae_kit.kernels.team import plane_size
 from mhvae_kit.networks.bfloat16 import LEAKY, Map, bands_of, fresh, is_on, laid, norm_leaky, seen
 
@@ -57,16 +57,18 @@ def convolution(
             what comes out, the same power of two below that, where whole runs of `team.lanes()` make up a row and the
             stride is 1.
         before: What is done to them first: `kernels.PLAIN` nothing, NORM instance norm, NORM_SILU SiLU of it,
-            NORM_RELU its positive part.
+            NORM_RELU its positive part, DOUBLED height and width twice as large by bilinear interpolation (with stride
+            1, and channels a multiple of `team.lanes()`).
         gates: By which channels are multiplied, float32 (B, C), of at least `team.lanes()` channels; None = 1.
         onto: A map that is added to the result, bfloat16; None = nothing.
     """
     given: list[Tensor | int] = []
     for x in maps:
-        values, totals = _plainly(x) if before == PLAIN else seen(x)
+        values, totals = _plainly(x) if before in (PLAIN, DOUBLED) else seen(x)
         given += [values, totals, totals.shape[1], values.shape[1]]
     given += [0, 0, 0, 0][: 8 - len(given)]
     (b, channels, h, w), n = values.shape, team.lanes()
+    h, w = (2 * h, 2 * w) if before == DOUBLED else (h, w)
     n_out, side, stride = layer.out_channels, layer.kernel_size[0], layer.stride[0]
     together = max(1, n // channels)
     outputs = n_out * together

@@ -10,7 +10,7 @@ from other_vectors import passed_with_other_width
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mhvae_kit.kernels import NORM, NORM_RELU, NORM_SILU, PLAIN, team
+from mhvae_kit.kernels import DOUBLED, NORM, NORM_RELU, NORM_SILU, PLAIN, team
 from mhvae_kit.kernels.team import without_kernels
 from mhvae_kit.networks import bfloat16, half_convolution
 from mhvae_kit.networks.convolution import Conv2d
@@ -107,6 +107,17 @@ def test_products_that_bfloat16_has_are_added_without_error():
     expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
     assert expected.abs().max() < 256  # so that bfloat16 has it
     assert torch.equal(layer(x.to(torch.bfloat16, memory_format=torch.channels_last)).double(), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (24, 26)])
+@pytest.mark.parametrize("channels", [16, 48])
+def test_a_map_of_twice_the_size_is_that_of_interpolation(size, channels):
+    layer, x = Conv2d(channels, 32, 3, padding=1, bias=False), half_map(2, channels, *size)
+    layer.weight.copy_(0.3 * noise(*layer.weight.shape, seed=2).bfloat16())
+    doubled = F.interpolate(x.double(), scale_factor=2, mode="bilinear", align_corners=False)
+    got = half_convolution.convolution(layer, layer.weight, x, before=DOUBLED)
+    size = F.conv2d(doubled.abs(), layer.weight.double().abs(), padding=1)
+    assert_near(got.values, exact(layer, doubled), size)
 
 
 @settings(max_examples=25)
@@ -235,4 +246,4 @@ def test_it_is_for_bfloat16_without_gradients_on_a_processor_without_a_matrix_un
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    assert "51 passed" in passed_with_other_width([__file__], "float64 or totals or without_error or gates", tmp_path)
+    assert "57 passed" in passed_with_other_width([__file__], "float64 or twice or without_error or gates", tmp_path)
