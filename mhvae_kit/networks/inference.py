@@ -1,8 +1,8 @@
 """What makes a forward pass without gradients quick on CPUs; with gradients, or on a GPU, none of it applies.
 
-- In bfloat16 maps are laid out channels-last, as processors' instructions for it want them, and
-  `mhvae_kit.networks.bfloat16` has what lies between convolutions. Without its kernels small maps and the image heads
-  are not, as torch's norms are slow there.
+- In bfloat16 maps are laid out channels-last, as processors' instructions for it want them;
+  `mhvae_kit.networks.half_convolution` has convolutions, `bfloat16` what lies between them. Without their kernels small
+  maps and the image heads are not laid out so, as torch's norms are slow there.
 - A batch goes through the widest blocks a few images at a time, so that their buffers stay in the cache and are small
   enough for the C library to reuse.
 - Results are written over a block's own intermediate values.
