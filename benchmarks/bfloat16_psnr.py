@@ -17,14 +17,14 @@ from mhvae_kit.metrics import psnr
 from mhvae_kit.networks import MHVAE
 from mhvae_kit.networks.storage import load_shipped, shipped_models
 
-SLICES = (6, 12, 18)  # of the 24 of a patient
+PATIENT = 24  # slices of one
+SLICES = (6, 12, 18)
 
 
 def patients() -> list[dict]:
     """A batch of every test patient."""
     slices = SliceDataset(load_phantom("demo", splits=["test"]), "test")
-    per_patient = 24
-    return [slices.batch([first + i for i in SLICES]) for first in range(0, len(slices), per_patient)]
+    return [slices.batch([first + i for i in SLICES]) for first in range(0, len(slices), PATIENT)]
 
 
 def scores(model: MHVAE, batches: list[dict]) -> Tensor:
@@ -48,8 +48,8 @@ def main() -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 change = scores(model, batches) - single
             print(
-                f"{name}: {len(batches)} patients, {single.mean():.2f} dB in float32; in bfloat16 {change.mean():+.4f} dB"
-                f" on average, {change.abs().max():.4f} dB at most in one"
+                f"{name}: {len(batches)} patients, {single.mean():.2f} dB in float32; in bfloat16 "
+                f"{change.mean():+.4f} dB on average, {change.abs().max():.4f} dB at most in one"
             )
 
 

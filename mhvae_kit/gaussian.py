@@ -59,12 +59,17 @@ class Gaussian:
         """1 / variance."""
         return (-2 * self.log_std).exp()
 
-    def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """mean + temperature * std * noise: reparametrised, with standard-normal `noise` given by the caller."""
-        if temperature == 0:
+    def sample(self, noise: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+        """mean + temperature * std * noise: reparametrised, with standard-normal `noise` given by the caller.
+
+        `temperature` is one number, or a tensor (B,) of one for each row of the batch.
+        """
+        if not isinstance(temperature, Tensor) and temperature == 0:
             return self.mean
         if gaussian_kernels.is_quick_for(self.mean, self.log_std, noise):
             return gaussian_kernels.draw(self.mean, self.log_std, noise, temperature)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.view(-1, *(1 for _ in self.mean.shape[1:]))
         return self.mean + temperature * self.std * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -77,6 +82,13 @@ class Gaussian:
         """Split along the batch axis into `chunks` equal parts (views)."""
         pairs = zip(self.mean.chunk(chunks), self.log_std.chunk(chunks), strict=True)
         return [Gaussian(mean, log_std) for mean, log_std in pairs]
+
+    def repeated(self, times: int) -> Gaussian:
+        """So many of it along the batch axis."""
+        if times == 1:
+            return self
+        ones = [1] * (self.mean.ndim - 1)
+        return Gaussian(*(part.repeat(times, *ones) for part in (self.mean, self.log_std)))
 
     def where(self, speaks: Tensor) -> Gaussian:
         """This Gaussian in the rows where `speaks` holds, and one of infinite width in the others.

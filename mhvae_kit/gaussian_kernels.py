@@ -50,8 +50,8 @@ def log_ratio(q_mean: Tensor, q_log_std: Tensor, p_mean: Tensor, p_log_std: Tens
     return team.applied(_Nats, "gaussian_log_ratio", q_mean, q_log_std, p_mean, p_log_std, value)
 
 
-def draw(mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """mean + temperature * std * noise, all (B, ...)."""
+def draw(mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float | Tensor) -> Tensor:
+    """mean + temperature * std * noise, all (B, ...), the temperature one number or (B,)."""
     return team.applied(_Draw, mean, log_std, noise, temperature)
 
 
@@ -121,19 +121,22 @@ class _Nats(torch.autograd.Function):
 
 class _Draw(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, noise: Tensor, temperature: float | Tensor) -> Tensor:
         drawn, given = mean.new_empty(mean.shape), [_placed(t) for t in (mean, log_std, noise)]
-        tau = mean.new_tensor([temperature])
+        if isinstance(temperature, Tensor):
+            tau = temperature.to(mean.dtype).contiguous()
+        else:
+            tau = mean.new_full((len(mean),), temperature)
         team.run("gaussian_draw", _items(mean), mean[0].numel(), tau, drawn, *_flat(given))
-        ctx.save_for_backward(mean, log_std, noise, drawn)
-        ctx.temperature = temperature
+        ctx.save_for_backward(mean, log_std, noise, drawn, tau)
         return drawn
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mean, log_std, _, drawn = ctx.saved_tensors
-        of_noise = grad * log_std.exp() * ctx.temperature if ctx.needs_input_grad[2] else None
+        mean, log_std, _, drawn, tau = ctx.saved_tensors
+        by_row = tau.view(-1, *(1 for _ in mean.shape[1:]))
+        of_noise = grad * log_std.exp() * by_row if ctx.needs_input_grad[2] else None
         return grad, grad * (drawn - mean), of_noise, None
 
 

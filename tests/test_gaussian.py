@@ -155,3 +155,15 @@ def test_chunks_are_equal_parts_of_the_batch():
     parts = q.chunk(2)
     assert torch.equal(torch.cat([p.mean for p in parts]), q.mean)
     assert torch.equal(torch.cat([p.log_std for p in parts]), q.log_std)
+
+
+def test_a_draw_at_a_temperature_for_each_row():
+    q, noise = Gaussian(torch.zeros(2, 3), torch.zeros(2, 3)), torch.ones(2, 3)
+    assert torch.equal(q.sample(noise, torch.tensor([0.0, 0.5])), torch.tensor([[0.0] * 3, [0.5] * 3]))
+
+
+def test_one_that_is_repeated_stands_behind_itself():
+    q = random_gaussian(0)
+    twice = q.repeated(2)
+    assert q.repeated(1) is q
+    assert torch.equal(twice.mean, torch.cat((q.mean, q.mean))) and torch.equal(twice.log_std[: len(q.mean)], q.log_std)

@@ -88,6 +88,18 @@ def test_a_draw(temperature):
     assert_as_in_float64(drawn, [*heads(1), noise(*SHAPE, seed=5)])
 
 
+def test_a_draw_at_a_temperature_for_each_row():
+    by_row = torch.tensor([0.0, 0.3, 1.0])
+
+    def drawn(head: Tensor, by: Tensor) -> list[Tensor]:
+        return [gaussians([head])[0].sample(by, by_row.to(by.dtype))]
+
+    assert_as_in_float64(drawn, [*heads(1), noise(*SHAPE, seed=5)])
+    (q,), by = gaussians(heads(1)), noise(*SHAPE, seed=5)
+    for i, temperature in enumerate(by_row.tolist()):
+        assert torch.equal(q.sample(by, by_row)[i], q.sample(by, temperature)[i])
+
+
 @pytest.mark.parametrize("limit", [0.5, 10.0])
 def test_a_soft_clamp(limit):
     assert_as_in_float64(lambda x: [soft_clamp(x, limit)], [3 * noise(*SHAPE)])

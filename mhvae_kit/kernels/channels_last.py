@@ -14,8 +14,9 @@ import numpy as np
 from numba import carray
 
 from mhvae_kit.kernels import EPSILON
+from mhvae_kit.kernels.activations import half_sigmoid
 from mhvae_kit.kernels.depthwise import EDGE, TAPS
-from mhvae_kit.kernels.halves import at_least, half_sigmoid, halves, load_half, store_half
+from mhvae_kit.kernels.halves import at_least, halves, load_half, store_half
 from mhvae_kit.kernels.lanes import LANES, add_product, load, product, room, spread, store
 from mhvae_kit.kernels.vectors import block, exactly, f32, kernel, taken
 

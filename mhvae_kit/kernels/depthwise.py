@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mhvae_kit.kernels.activations import silu_and_slope, silu_of_normalised
 from mhvae_kit.kernels.lanes import (
     LANES,
     WIDTH,
@@ -22,7 +23,7 @@ from mhvae_kit.kernels.lanes import (
     store,
     store_six,
 )
-from mhvae_kit.kernels.vectors import exactly, f32, silu_and_slope, silu_of_normalised
+from mhvae_kit.kernels.vectors import exactly, f32
 
 TAPS = 5  # rows and columns of the filter
 EDGE = TAPS // 2

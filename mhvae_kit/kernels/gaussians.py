@@ -13,12 +13,12 @@ import numpy as np
 from numba import carray
 
 from mhvae_kit.kernels import RUN
+from mhvae_kit.kernels.activations import soft_clamped
 from mhvae_kit.kernels.vectors import (
     block,
     exactly,
     exponential,
     f32,
-    hyperbolic_tangent,
     kernel,
     logarithm,
     summing,
@@ -271,7 +271,7 @@ def _draw(mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray, temperature:
 
 @kernel
 def gaussian_draw(arguments: Any) -> None:
-    """mean + temperature * std * noise; the temperature is a value at an address."""
+    """mean + temperature * std * noise; temperatures are at an address, one an image."""
     counter, items, size, temperature, out, mean, a, log_std, b, noise, c = carray(arguments, (11,))
     i = taken(counter)
     while i < items:
@@ -280,7 +280,7 @@ def gaussian_draw(arguments: Any) -> None:
             _part(mean, a, image, first, some),
             _part(log_std, b, image, first, some),
             _part(noise, c, image, first, some),
-            block(temperature, 0, 1)[0],
+            block(temperature, image, 1)[0],
             _part(out, size, image, first, some),
         )
         i = taken(counter)
@@ -291,13 +291,10 @@ def soft_clamp(arguments: Any) -> None:
     """limit * tanh(x / limit) of all values; the limit is a value at an address."""
     counter, items, x, limit, out, size = carray(arguments, (6,))
     bound = block(limit, 0, 1)[0]
-    inverse = f32(1.0) / bound
     i = taken(counter)
     while i < items:
         image, first, some = _place(i, size)
-        values, made = _part(x, size, image, first, some), _part(out, size, image, first, some)
-        for k in range(some):
-            made[k] = bound * hyperbolic_tangent(values[k] * inverse)
+        soft_clamped(_part(x, size, image, first, some), bound, _part(out, size, image, first, some))
         i = taken(counter)
 
 

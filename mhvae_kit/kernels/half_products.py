@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from mhvae_kit.kernels.halves import BFLOAT, KNOWS_HALVES, called, narrowed_vector
-from mhvae_kit.kernels.lanes import LANES, vector
+from mhvae_kit.kernels.halves import BFLOAT, KNOWS_HALVES, narrowed_vector
+from mhvae_kit.kernels.lanes import LANES, called, vector
 
 PAIRS = LANES // 2  # of LANES channels
 # Sums that are kept in registers: vectors of outputs, and pixels. A wide map has two vectors a pixel, as each number

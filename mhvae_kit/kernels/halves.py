@@ -1,4 +1,4 @@
-"""bfloat16 maps as vectors of float32: reading, writing, and the sigmoid, as precise as that needs.
+"""bfloat16 maps as vectors of float32: reading and writing.
 
 A bfloat16 is the upper half of a float32; numba knows it as a 16-bit integer.
 """
@@ -13,12 +13,10 @@ from llvmlite import binding, ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from mhvae_kit.kernels.lanes import LANES, add_product, product, spread, vector
-from mhvae_kit.kernels.vectors import exactly, f32, pointer_to
+from mhvae_kit.kernels.lanes import LANES, called, vector
+from mhvae_kit.kernels.vectors import exactly, pointer_to
 
 _I16, _I32, _FLOAT = (ir.VectorType(t, LANES) for t in (ir.IntType(16), ir.IntType(32), ir.FloatType()))
-# A float32 this large has no digits behind the point, so that adding it rounds to the nearest integer, ties to even.
-_ROUNDS = np.float32(1.5 * 2**23)
 _FEATURES = binding.get_host_cpu_features()
 # Whether the processor rounds and multiplies bfloat16 itself; older LLVM has other types for what it does.
 KNOWS_HALVES = LANES == 16 and bool(_FEATURES.get("avx512bf16")) and binding.llvm_version_info[0] >= 16
@@ -122,26 +120,6 @@ def widened(typing: Any, bits: Any) -> Any:
     return types.float32(types.uint16), generate
 
 
-def called(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
-    """Call one of LLVM's functions for a kind of processor."""
-    signature = ir.FunctionType(result, [x.type for x in arguments])
-    function = builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
-    return builder.call(function, arguments)
-
-
-@intrinsic
-def _bounded(typing: Any, x: Any, limit: Any) -> Any:
-    """x, but between -limit and limit; NaN stays NaN."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, limit = arguments
-        x = builder.select(builder.fcmp_ordered(">", x, limit), limit, x)
-        lowest = builder.fneg(limit)
-        return builder.select(builder.fcmp_ordered("<", x, lowest), lowest, x)
-
-    return vector(vector, vector), generate
-
-
 @intrinsic
 def at_least(typing: Any, x: Any, other: Any) -> Any:
     """The larger of two vectors in each lane; NaN of the first stays NaN."""
@@ -151,45 +129,3 @@ def at_least(typing: Any, x: Any, other: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", x, other), other, x)
 
     return vector(vector, vector), generate
-
-
-@intrinsic
-def _two_to(typing: Any, rounded: Any) -> Any:
-    """2^n of n + _ROUNDS, by moving the last bits of n to where the exponent lies."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        exponent = builder.shl(builder.bitcast(arguments[0], _I32), _all(_I32, 23))
-        return builder.bitcast(builder.add(exponent, _all(_I32, 0x3F800000)), _FLOAT)
-
-    return vector(vector), generate
-
-
-@intrinsic
-def _roughly_inverse(typing: Any, x: Any) -> Any:
-    """1 / x by the processor's estimate: to 2^-14 with AVX-512, to 1.5 * 2^-12 with AVX, else exactly."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (x,) = arguments
-        if LANES == 16 and _FEATURES.get("avx512f"):
-            none, all_lanes = ir.Constant(_FLOAT, None), ir.Constant(ir.IntType(16), -1)
-            return called(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOAT, x, none, all_lanes)
-        if LANES == 8 and _FEATURES.get("avx"):
-            return called(builder, "llvm.x86.avx.rcp.ps.256", _FLOAT, x)
-        return builder.fdiv(ir.Constant(_FLOAT, [1.0] * LANES), x)
-
-    return vector(vector), generate
-
-
-@exactly
-def half_sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)) of a vector, to 4e-4 of it at most, where bfloat16 keeps 4e-3.
-
-    exp(-x) = 2^n 2^f, n an integer and f from -1/2 to 1/2, whose power is a polynomial to 7.5e-5.
-    """
-    z = _bounded(product(x, spread(f32(-1.44269504))), spread(f32(126.0)))
-    rounded = z + spread(_ROUNDS)
-    f = z - (rounded - spread(_ROUNDS))
-    p = add_product(f, spread(f32(5.517167e-2)), spread(f32(2.4261112e-1)))
-    p = add_product(p, f, spread(f32(6.9326099e-1)))
-    p = add_product(p, f, spread(f32(9.9992807e-1)))
-    return _roughly_inverse(add_product(p, _two_to(rounded), spread(f32(1.0))))

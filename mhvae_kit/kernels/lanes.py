@@ -83,10 +83,11 @@ def _first_lanes(builder: Any, n: Any) -> Any:
     return builder.icmp_signed("<", numbers, _in_all_lanes(builder, n))
 
 
-def _masked(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-    """Call one of LLVM's operations on some lanes."""
-    kind = ir.FunctionType(result, [value.type for value in arguments])
-    return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), arguments)
+def called(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
+    """Call one of LLVM's operations, or of its functions for a kind of processor."""
+    signature = ir.FunctionType(result, [x.type for x in arguments])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
+    return builder.call(function, arguments)
 
 
 @intrinsic
@@ -98,7 +99,7 @@ def load_first(typing: Any, array: Any, index: Any, n: Any) -> Any:
         place = builder.bitcast(place, _VALUES.as_pointer())
         mask, zeros = _first_lanes(builder, arguments[2]), ir.Constant(_VALUES, [0.0] * LANES)
         name = f"llvm.masked.load.v{LANES}f32.p0v{LANES}f32"
-        return _masked(builder, name, _VALUES, [place, ir.Constant(_I32, 4), mask, zeros])
+        return called(builder, name, _VALUES, place, ir.Constant(_I32, 4), mask, zeros)
 
     return vector(array, types.int64, types.int64), generate
 
@@ -112,7 +113,7 @@ def store_first(typing: Any, array: Any, index: Any, n: Any, values: Any) -> Any
         place = builder.bitcast(place, _VALUES.as_pointer())
         name = f"llvm.masked.store.v{LANES}f32.p0v{LANES}f32"
         mask = _first_lanes(builder, arguments[2])
-        _masked(builder, name, ir.VoidType(), [arguments[3], place, ir.Constant(_I32, 4), mask])
+        called(builder, name, ir.VoidType(), arguments[3], place, ir.Constant(_I32, 4), mask)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64, vector), generate

@@ -15,10 +15,11 @@ import numpy as np
 from numba import carray
 
 from mhvae_kit.kernels import DOUBLED, NORM_RELU, NORM_SILU, PLAIN
+from mhvae_kit.kernels.activations import half_sigmoid
 from mhvae_kit.kernels.channels_last import mirrored, statistics
 from mhvae_kit.kernels.half_filters import filters_shared, runs_seen
 from mhvae_kit.kernels.half_products import NARROW, WIDE, narrow_sums, wide_sums
-from mhvae_kit.kernels.halves import at_least, half_sigmoid, halves, load_half, store_half
+from mhvae_kit.kernels.halves import at_least, halves, load_half, store_half
 from mhvae_kit.kernels.lanes import LANES, add_product, load, product, room, spread, store
 from mhvae_kit.kernels.vectors import block, counted, exactly, f32, kernel, taken
 

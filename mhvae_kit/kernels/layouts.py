@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from mhvae_kit.kernels.activations import soft_clamped
 from mhvae_kit.kernels.halves import halves, load_half, narrowed, store_half, widened
 from mhvae_kit.kernels.lanes import LANES, SQUARE, load, room, store, transposed
-from mhvae_kit.kernels.vectors import block, exactly, f32, hyperbolic_tangent, kernel, taken
+from mhvae_kit.kernels.vectors import block, exactly, kernel, taken
 
 
 @exactly
@@ -35,7 +36,7 @@ def last_soft_clamp(arguments: Any) -> None:
     """limit * tanh(x / limit) of a bfloat16 map, to float32 planes; the limit is at an address."""
     counter, items, x, limit, out, bands, rows, height, width, channels = carray(arguments, (10,))
     bound = block(limit, 0, 1)[0]
-    inverse, size, square = f32(1.0) / bound, height * width, room(2 * SQUARE)
+    size, square = height * width, room(2 * SQUARE)
     i = taken(counter)
     while i < items:
         image, first = i // bands, i % bands * rows
@@ -44,8 +45,7 @@ def last_soft_clamp(arguments: Any) -> None:
         _planes_of(seen, first * width, n, channels, square, made, size)
         for c in range(channels):
             plane = made[c * size + first * width : c * size + first * width + n]
-            for k in range(n):
-                plane[k] = bound * hyperbolic_tangent(plane[k] * inverse)
+            soft_clamped(plane, bound, plane)
         i = taken(counter)
 
 

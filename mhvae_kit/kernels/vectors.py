@@ -1,4 +1,4 @@
-"""What kernels are put together from: compilation, atomic counter, sigmoid, statistics and gradients of one plane."""
+"""What kernels are put together from: compilation, atomic counters, exponential, statistics of one plane, gradients."""
 
 from __future__ import annotations
 
@@ -217,15 +217,6 @@ def sigmoid(x: float) -> float:
 
 
 @exactly
-def hyperbolic_tangent(x: float) -> float:
-    """tanh(x) = -e / (2 + e) with e = exp(-2 x) - 1, whose digits are kept at 0."""
-    p, s = power_parts(f32(-2.0) * abs(x))
-    e = p * s + (s - f32(1.0))
-    y = e / (f32(2.0) + e)
-    return y if x < f32(0.0) else f32(0.0) - y
-
-
-@exactly
 def logarithm(x: float) -> float:
     """log(x) of a positive, finite x, neither below 1.2e-38; of what is not a number, not a number.
 
@@ -259,30 +250,6 @@ def total_of(x: np.ndarray) -> float:
     for i in range(len(x)):
         total += x[i]
     return total
-
-
-@exactly
-def silu_of_normalised(x: np.ndarray, mean: float, scale: float, out: np.ndarray) -> None:
-    for i in range(len(x)):
-        normalised = (x[i] - mean) * scale
-        out[i] = normalised * sigmoid(normalised)
-
-
-@exactly
-def silu_over(x: np.ndarray, mean: float, scale: float) -> None:
-    """`silu_of_normalised` in place; that with the same array twice would not be compiled to vectors."""
-    for i in range(len(x)):
-        normalised = (x[i] - mean) * scale
-        x[i] = normalised * sigmoid(normalised)
-
-
-@exactly
-def silu_and_slope(x: np.ndarray, mean: float, scale: float, out: np.ndarray, slope: np.ndarray) -> None:
-    for i in range(len(x)):
-        normalised = (x[i] - mean) * scale
-        gate = sigmoid(normalised)
-        out[i] = normalised * gate
-        slope[i] = gate * (f32(1.0) + normalised * (f32(1.0) - gate))
 
 
 @summing

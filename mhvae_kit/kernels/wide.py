@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray, types
 
+from mhvae_kit.kernels.activations import silu_and_slope, silu_of_normalised
 from mhvae_kit.kernels.depthwise import (
     TAPS,
     filtered,
@@ -25,12 +26,12 @@ from mhvae_kit.kernels.vectors import (
     gradient_through_norm,
     kernel,
     mean_and_scale,
-    silu_and_slope,
-    silu_of_normalised,
-    silu_over,
+    pointer_to,
     taken,
     total_of,
 )
+
+_integers = pointer_to(types.int64)
 
 
 @kernel
@@ -41,7 +42,22 @@ def norm_silu_over(arguments: Any) -> None:
     while i < planes:
         plane = block(x, i, size)
         mean, scale = mean_and_scale(plane)
-        silu_over(plane, mean, scale)
+        silu_of_normalised(plane, mean, scale, plane)
+        i = taken(counter)
+
+
+@kernel
+def norm_silu_of_sum(arguments: Any) -> None:
+    """x plus images of `other` to SiLU of the instance norm, in place; `which` says for each image which it is."""
+    counter, planes, x, other, which, channels, size = carray(arguments, (7,))
+    images = carray(_integers(which), (planes // channels,))
+    i = taken(counter)
+    while i < planes:
+        plane, added = block(x, i, size), block(other, images[i // channels] * channels + i % channels, size)
+        for k in range(size):
+            plane[k] += added[k]
+        mean, scale = mean_and_scale(plane)
+        silu_of_normalised(plane, mean, scale, plane)
         i = taken(counter)
 
 

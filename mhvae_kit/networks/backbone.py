@@ -37,7 +37,7 @@ from mhvae_kit.networks.checks import (
 )
 from mhvae_kit.networks.convolution import Conv2d
 from mhvae_kit.networks.inference import laid_out, without_gradients
-from mhvae_kit.networks.stacks import ObservedRows, Subset, joined, silenced
+from mhvae_kit.networks.stacks import ObservedRows, Subset, apart, experts_apart, joined, silenced, stacked
 from mhvae_kit.normals import standard_normal
 
 CELLS = {"residual_se": ResidualSECell, "mobilenet_v2": MobileNetV2Cell}
@@ -263,16 +263,17 @@ class MultimodalVAE(nn.Module):
         noise = check_levels(self.config, noise, rows, "noise")
         levels = check_levels(self.config, levels, rows, "levels")
         tau = temperatures(self.config, temperature, len(subsets))
+        stacks = stacked(subsets)
 
-        prior: dict[Level, list[Gaussian]] = {}  # one a subset, like the posteriors and the experts
+        prior: dict[Level, list[Gaussian]] = {}  # one a stack, like the posteriors and the experts
         posterior: dict[Level, list[Gaussian]] = {}
         experts: dict[Level, list[dict[Modality, Gaussian]]] = {}
         z: dict[Level, Tensor] = {}
         above: Tensor | None = None
         for level in self.config.level_names:
             feature = None if above is None else self._feature(level, above)
-            prior[level] = self._prior(level, feature, rows).chunk(len(subsets))
-            experts[level] = silenced(self._experts(level, feature, encoding, subsets), subsets)
+            prior[level] = self._prior(level, feature, rows).chunk(len(stacks))
+            experts[level] = silenced(self._experts(level, feature, encoding, stacks, rows), stacks)
             posterior[level] = self._fuse(prior[level], experts[level])
             if level in levels:
                 z[level] = levels[level].expand(rows, *levels[level].shape[1:])
@@ -313,14 +314,17 @@ class MultimodalVAE(nn.Module):
         noise: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """The latents of a level, subset by subset, each drawn at its temperature; nothing is drawn where all are 0."""
-        rows, device = len(tau) * len(posteriors[0].mean), self.bottleneck_up.bias.device
+        """The latents of a level, each subset's drawn at its temperature; nothing is drawn where all are 0."""
+        rows, device = len(posteriors) * len(posteriors[0].mean), self.bottleneck_up.bias.device
         if not any(tau):
             return joined([posterior.mean for posterior in posteriors])
         if noise is None:
             noise = self.draw_noise(rows, generator, device=device, only=[level])[level]
-        drawn = noise.expand(rows, *noise.shape[1:]).chunk(len(tau))
-        return joined([p.sample(e, t) for p, e, t in zip(posteriors, drawn, tau, strict=True)])
+        drawn = noise.expand(rows, *noise.shape[1:]).chunk(len(posteriors))
+        if len(posteriors) == len(tau):
+            return joined([p.sample(e, t) for p, e, t in zip(posteriors, drawn, tau, strict=True)])
+        by_row = [t for t in tau for _ in range(rows // len(tau))]
+        return posteriors[0].sample(drawn[0], tau[0] if len(set(tau)) == 1 else torch.tensor(by_row, device=device))
 
     def _feature(self, level: Level, above: Tensor) -> Tensor:
         """Top-down feature of a level from the latent above it."""
@@ -333,16 +337,22 @@ class MultimodalVAE(nn.Module):
         return Gaussian.standard((rows, *self.config.latent_shape(level)), like=self.bottleneck_up.bias)
 
     def _experts(
-        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset | ObservedRows]
+        self,
+        level: Level,
+        feature: Tensor | None,
+        encoding: Encoding,
+        stacks: Sequence[Subset | ObservedRows],
+        rows: int,
     ) -> list[dict[Modality, Gaussian]]:
-        """One dict of experts a subset. The coarsest do not depend on the subset: one evaluation a modality."""
-        used = sorted({m for subset in subsets for m in subset})
+        """One dict of experts a stack, of `rows` rows together. The coarsest have one evaluation a modality."""
+        used = sorted({m for stack in stacks for m in stack})
         if not used:
-            return [{} for _ in subsets]
+            return [{} for _ in stacks]
         heads = self.bottleneck_expert(torch.cat([encoding.bottleneck[m] for m in used]))
         heads = self._gaussian(self._biased(level, heads, used))
-        by_modality = dict(zip(used, heads.chunk(len(used)), strict=True))
-        return [{m: by_modality[m] for m in subset} for subset in subsets]
+        times = rows // (len(stacks) * encoding.batch_size)
+        by_modality = {m: head.repeated(times) for m, head in zip(used, heads.chunk(len(used)), strict=True)}
+        return [{m: by_modality[m] for m in stack} for stack in stacks]
 
     def _biased(self, level: Level, heads: Tensor, modalities: Sequence[Modality]) -> Tensor:
         """Add each modality's own offset, if the model has one, to its part of a stacked batch of expert heads."""
@@ -373,6 +383,8 @@ def _split(
     n = len(subsets)
     image_parts = {m: x.chunk(n) for m, x in images.items()}
     latent_parts = {k: z.chunk(n) for k, z in latents.items()}
+    prior, posterior = ({k: apart(stacks, n) for k, stacks in of_all.items()} for of_all in (prior, posterior))
+    experts = {k: experts_apart(stacks, n) for k, stacks in experts.items()}
     return [
         Synthesis(
             images={m: parts[i] for m, parts in image_parts.items()},

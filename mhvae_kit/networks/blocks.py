@@ -5,6 +5,7 @@ Sizes and orders of operations follow ReubenDo/MHVAE:network/blocks.py, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from mhvae_kit import gaussian_kernels
 from mhvae_kit.kernels import DOUBLED, team
 from mhvae_kit.networks import bfloat16, fused, half_convolution
 from mhvae_kit.networks.bfloat16 import Map
-from mhvae_kit.networks.convolution import Conv2d, pointwise_product
+from mhvae_kit.networks.convolution import Conv2d, pointwise_product, quick_convolution
 from mhvae_kit.networks.inference import added, in_parts, laid_out, wide_convolution, without_gradients
 from mhvae_kit.networks.normalisation import instance_norm, norm_convolution, norm_silu, norm_silu_convolution
 from mhvae_kit.networks.residual import is_quick_for, residual
+from mhvae_kit.networks.stacks import joined
 from mhvae_kit.networks.upsampling import doubled
 
 MOBILENET_EXPANSION = 6  # widening inside MobileNetV2's inverted residuals
@@ -221,13 +223,37 @@ class ExpertHead(WideBlock):
         self.gate = SqueezeExcitation(channels)
         self.project = pointwise(channels, latent_channels)
 
-    def forward(self, feature: Tensor, skip: Tensor) -> Tensor:
-        """Two (B, C, H, W) to (B, 2 L, H, W): L channels of mean, L of log-std."""
-        return self._run(feature, skip, channels=2 * feature.shape[1])
+    def forward(self, feature: Tensor, skip: Tensor, which: Sequence[int] | None = None) -> Tensor:
+        """Two (B, C, H, W) to (B, 2 L, H, W): L channels of mean, L of log-std.
+
+        With `which`, the feature has as many parts along the batch, and skip has parts of the same size: each part of
+        the feature sees the part of skip of that number. None = all of skip.
+        """
+        if which is None or list(which) == list(range(len(which))):
+            return self._run(feature, skip, channels=2 * feature.shape[1])
+        size = len(feature) // len(which)
+        if without_gradients(feature) and team.apply_to(feature, skip, self.conv1.weight):
+            rows = [part * size + i for part in which for i in range(size)]
+            return self._of_shared(feature, skip, torch.tensor(rows))
+        parts = skip.split(size)
+        return self._run(feature, joined([parts[part] for part in which]), channels=2 * feature.shape[1])
 
     def _forward(self, feature: Tensor, skip: Tensor) -> Tensor:
         y = norm_silu_convolution(feature, skip, convolution=self.conv1)
         return self.gate.projected(norm_silu_convolution(y, convolution=self.conv2, own=True), self.project)
+
+    def _of_shared(self, feature: Tensor, skip: Tensor, rows: Tensor) -> Tensor:
+        """`_forward` of the feature and skip[rows], by what the first convolution makes of each skip, once."""
+        weight, n = self.conv1.weight, feature.shape[1]
+        of_skip = quick_convolution(norm_silu(skip), weight[:, n:], None, 1, 1)
+
+        def seen(feature: Tensor, rows: Tensor) -> Tensor:
+            y = quick_convolution(norm_silu(feature), weight[:, :n], self.conv1.bias, 1, 1)
+            active = fused.norm_silu_of_sum(y, of_skip, rows)
+            y = quick_convolution(active, self.conv2.weight, self.conv2.bias, 1, 1)
+            return self.gate.projected(y, self.project)
+
+        return in_parts(seen, feature, rows, channels=2 * n)
 
 
 def pointwise(channels: int, latent_channels: int) -> nn.Module:

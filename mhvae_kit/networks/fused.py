@@ -50,6 +50,18 @@ def norm_silu_convolution(*maps: Tensor, convolution: nn.Conv2d, own: bool = Fal
     return quick_convolution(active, *given, 1)
 
 
+def norm_silu_of_sum(x: Tensor, other: Tensor, which: Tensor) -> Tensor:
+    """SiLU of the instance norm of x + other[which], without gradients, written over x, which the caller must own.
+
+    Args:
+        x: (B, C, H, W).
+        other: (A, C, H, W).
+        which: int64 (B,), from 0 to A - 1.
+    """
+    team.run("norm_silu_of_sum", planes(x), x, other.contiguous(), which, x.shape[1], plane_size(x))
+    return x
+
+
 def norm_silu_depthwise(x: Tensor, depthwise: nn.Conv2d) -> Tensor:
     """A 5x5 depthwise convolution of SiLU of the instance norm, (B, C, H, W) to the same shape."""
     return _NormSiLUDepthwise.apply(x.contiguous(), depthwise.weight, depthwise.bias)

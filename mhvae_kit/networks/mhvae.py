@@ -46,20 +46,28 @@ class MHVAE(MultimodalVAE):
         return self._gaussian(self.prior_head[level](feature))
 
     def _experts(
-        self, level: Level, feature: Tensor | None, encoding: Encoding, subsets: Sequence[Subset | ObservedRows]
+        self,
+        level: Level,
+        feature: Tensor | None,
+        encoding: Encoding,
+        stacks: Sequence[Subset | ObservedRows],
+        rows: int,
     ) -> list[dict[Modality, Gaussian]]:
-        """One dict of experts a subset; all (subset, modality) pairs go through the shared head as one batch."""
-        pairs = [(i, m) for i, subset in enumerate(subsets) for m in subset]
+        """One dict of experts a stack; all pairs of stack and modality go through the shared head as one batch."""
+        pairs = [(i, m) for i, stack in enumerate(stacks) for m in stack]
         if feature is None or not pairs:
-            return super()._experts(level, feature, encoding, subsets)
-        features = feature.chunk(len(subsets))
+            return super()._experts(level, feature, encoding, stacks, rows)
         modalities = [m for _, m in pairs]
-        skips = joined([encoding.skips[m][level] for m in modalities])
-        each_once = [i for i, _ in pairs] == list(range(len(subsets)))
+        given = list(dict.fromkeys(modalities))
+        skips = joined([encoding.skips[m][level] for m in given])
+        each_once = [i for i, _ in pairs] == list(range(len(stacks)))
+        features = feature.chunk(len(stacks))
         seen = feature if each_once else joined([features[i] for i, _ in pairs])
-        heads = self.expert_head[level](seen, skips)
+        times = len(features[0]) // encoding.batch_size
+        which = [given.index(m) for m in modalities for _ in range(times)]
+        heads = self.expert_head[level](seen, skips, which)
         experts = self._gaussian(self._biased(level, heads, modalities)).chunk(len(pairs))
-        found: list[dict[Modality, Gaussian]] = [{} for _ in subsets]
+        found: list[dict[Modality, Gaussian]] = [{} for _ in stacks]
         for (i, m), expert in zip(pairs, experts, strict=True):
             found[i][m] = expert
         return found

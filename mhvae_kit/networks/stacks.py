@@ -19,6 +19,12 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+def stacked(subsets: Sequence[Subset | ObservedRows]) -> list[Subset | ObservedRows]:
+    """The subsets; or the one that all of them are, whose rows then go through the model as those of one batch."""
+    same = len(subsets) > 1 and isinstance(subsets[0], tuple) and all(subset == subsets[0] for subset in subsets)
+    return [subsets[0]] if same else list(subsets)
+
+
 def silenced(
     experts: list[dict[Modality, Gaussian]], subsets: Sequence[Subset | ObservedRows]
 ) -> list[dict[Modality, Gaussian]]:
@@ -27,3 +33,16 @@ def silenced(
         {m: expert.where(subset[m]) for m, expert in by_modality.items()} if isinstance(subset, dict) else by_modality
         for by_modality, subset in zip(experts, subsets, strict=True)
     ]
+
+
+def apart(stacks: list[Gaussian], n: int) -> list[Gaussian]:
+    """Gaussians of stacks as n, one a subset."""
+    return stacks if len(stacks) == n else stacks[0].chunk(n)
+
+
+def experts_apart(stacks: list[dict[Modality, Gaussian]], n: int) -> list[dict[Modality, Gaussian]]:
+    """The experts of stacks as n dicts, one a subset."""
+    if len(stacks) == n:
+        return stacks
+    parts = {m: expert.chunk(n) for m, expert in stacks[0].items()}
+    return [{m: experts[i] for m, experts in parts.items()} for i in range(n)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -166,6 +167,28 @@ def test_an_expert_head_keeps_no_copy_of_what_it_is_given():
     head = made(lambda: blocks.ExpertHead(4, 2))
     feature, skip = (noise(2, 4, 8, 8, seed=i).requires_grad_() for i in range(2))
     assert (2, 8, 8, 8) not in kept(lambda: head(feature, skip), feature, skip, *head.parameters())
+
+
+@pytest.mark.parametrize("which", [[0, 0], [0, 1, 1, 0], [1, 0]])
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_an_expert_head_sees_a_skip_several_times_as_if_it_were_there_as_often(which, with_kernels):
+    head = made(lambda: blocks.ExpertHead(6, 2))
+    skips, feature = noise(3 * (1 + max(which)), 6, 10, 14), noise(3 * len(which), 6, 10, 14, seed=2)
+    rows = torch.cat([skips[3 * part : 3 * part + 3] for part in which])
+    exact = head.double()(feature.double(), rows.double()).float()
+    with torch.no_grad(), contextlib.nullcontext() if with_kernels else without_kernels():
+        got = head.float()(feature, skips, which)
+    torch.testing.assert_close(got, exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(skips, noise(*skips.shape)) and torch.equal(feature, noise(*feature.shape, seed=2))
+
+
+def test_a_skip_that_is_seen_twice_has_both_gradients():
+    head = made(lambda: blocks.ExpertHead(6, 2))
+    skip, feature = noise(2, 6, 8, 8).requires_grad_(), noise(4, 6, 8, 8, seed=2)
+    behind = noise(4, 4, 8, 8, seed=3)
+    (of_shared,) = torch.autograd.grad(head(feature, skip, [0, 0]), skip, behind)
+    (of_both,) = torch.autograd.grad(head(feature, torch.cat((skip, skip))), skip, behind)
+    torch.testing.assert_close(of_shared, of_both)
 
 
 @pytest.mark.parametrize("own", [True, False])
