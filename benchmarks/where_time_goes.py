@@ -26,7 +26,14 @@ from mhvae_kit.kernels import team
 # By kind: how the names of its operations begin, without "aten::".
 KINDS = {
     "other compiled kernels": ("kernel ",),
-    "convolutions": ("mkldnn_convolution", "_slow_conv2d", "convolution_backward", "thnn_conv", "kernel winograd"),
+    "convolutions": (
+        "mkldnn_convolution",
+        "_slow_conv2d",
+        "convolution_backward",
+        "thnn_conv",
+        "kernel winograd",
+        "kernel last_convolution",
+    ),
     "matrix products": ("addmm", "mm", "bmm", "baddbmm", "mkldnn_linear"),
     "norm and activation": (
         *("native_group_norm", "silu", "tanh", "sigmoid", "clamp", "relu", "leaky_relu", "threshold", "rsqrt"),

@@ -196,10 +196,8 @@ def last_convolution(arguments: Any) -> None:
     taps_across, pitch = runs_seen(side, together), across + (2 * edge if reflect else edge)
     plane = ((rows + side) * pitch + pixels + taps_across) * LANES
     size, layout = (height, width), (reflect, edge, stride, pitch, plane)
-    values, of_y = (
-        np.zeros(n // LANES * stride * stride * plane, np.uint16),
-        channels // LANES * stride * stride * plane,
-    )
+    of_run = stride * stride * plane
+    values, of_y = np.empty(n // LANES * of_run, np.uint16), channels // LANES * of_run
     ahead = (edge * together - side // 2) * min(channels, LANES)
     places = _places_of_taps(n // LANES, side, taps_across, stride, pitch, plane, ahead)
     exact, scale, shift, sums = np.empty(2 * n), room(n), room(n), room(pixels * of_outputs)

@@ -37,7 +37,7 @@ from mhvae_kit.networks.checks import (
 )
 from mhvae_kit.networks.convolution import Conv2d
 from mhvae_kit.networks.inference import laid_out, without_gradients
-from mhvae_kit.networks.stacks import ObservedRows, Subset, apart, experts_apart, joined, silenced, stacked
+from mhvae_kit.networks.stacks import ObservedRows, Subset, Subsets, apart, experts_apart, joined, silenced, stacked
 from mhvae_kit.normals import standard_normal
 
 CELLS = {"residual_se": ResidualSECell, "mobilenet_v2": MobileNetV2Cell}
@@ -233,7 +233,7 @@ class MultimodalVAE(nn.Module):
     def decode_subsets(
         self,
         encoding: Encoding,
-        subsets: Sequence[Subset | ObservedRows],
+        subsets: Subsets,
         temperature: Temperature | Sequence[Temperature] = 1.0,
         *,
         targets: Iterable[Modality] | None = None,
@@ -337,12 +337,7 @@ class MultimodalVAE(nn.Module):
         return Gaussian.standard((rows, *self.config.latent_shape(level)), like=self.bottleneck_up.bias)
 
     def _experts(
-        self,
-        level: Level,
-        feature: Tensor | None,
-        encoding: Encoding,
-        stacks: Sequence[Subset | ObservedRows],
-        rows: int,
+        self, level: Level, feature: Tensor | None, encoding: Encoding, stacks: Subsets, rows: int
     ) -> list[dict[Modality, Gaussian]]:
         """One dict of experts a stack, of `rows` rows together. The coarsest have one evaluation a modality."""
         used = sorted({m for stack in stacks for m in stack})
@@ -372,7 +367,7 @@ class MultimodalVAE(nn.Module):
 
 
 def _split(
-    subsets: Sequence[Subset | ObservedRows],
+    subsets: Subsets,
     images: dict[Modality, Tensor],
     latents: dict[Level, Tensor],
     prior: dict[Level, list[Gaussian]],

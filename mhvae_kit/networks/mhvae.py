@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from mhvae_kit.config import Level, Modality
 from mhvae_kit.gaussian import Gaussian
 from mhvae_kit.networks.backbone import Encoding, MultimodalVAE, ObservedRows, Subset, Synthesis
 from mhvae_kit.networks.blocks import ExpertHead, pointwise
-from mhvae_kit.networks.stacks import joined
+from mhvae_kit.networks.stacks import Subsets, joined
 
 __all__ = ["MHVAE", "Encoding", "ObservedRows", "Subset", "Synthesis"]
 
@@ -46,12 +46,7 @@ class MHVAE(MultimodalVAE):
         return self._gaussian(self.prior_head[level](feature))
 
     def _experts(
-        self,
-        level: Level,
-        feature: Tensor | None,
-        encoding: Encoding,
-        stacks: Sequence[Subset | ObservedRows],
-        rows: int,
+        self, level: Level, feature: Tensor | None, encoding: Encoding, stacks: Subsets, rows: int
     ) -> list[dict[Modality, Gaussian]]:
         """One dict of experts a stack; all pairs of stack and modality go through the shared head as one batch."""
         pairs = [(i, m) for i, stack in enumerate(stacks) for m in stack]

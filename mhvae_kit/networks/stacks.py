@@ -12,6 +12,7 @@ from mhvae_kit.gaussian import Gaussian
 
 Subset = tuple[Modality, ...]
 ObservedRows = Mapping[Modality, Tensor]  # by modality, bool (B,): which rows observe it
+Subsets = Sequence[Subset | ObservedRows]
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -19,15 +20,13 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def stacked(subsets: Sequence[Subset | ObservedRows]) -> list[Subset | ObservedRows]:
+def stacked(subsets: Subsets) -> list[Subset | ObservedRows]:
     """The subsets; or the one that all of them are, whose rows then go through the model as those of one batch."""
     same = len(subsets) > 1 and isinstance(subsets[0], tuple) and all(subset == subsets[0] for subset in subsets)
     return [subsets[0]] if same else list(subsets)
 
 
-def silenced(
-    experts: list[dict[Modality, Gaussian]], subsets: Sequence[Subset | ObservedRows]
-) -> list[dict[Modality, Gaussian]]:
+def silenced(experts: list[dict[Modality, Gaussian]], subsets: Subsets) -> list[dict[Modality, Gaussian]]:
     """The experts with those of rows that do not observe their modality made infinitely wide."""
     return [
         {m: expert.where(subset[m]) for m, expert in by_modality.items()} if isinstance(subset, dict) else by_modality

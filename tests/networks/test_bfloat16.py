@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from half_maps import half_map, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_vectors import passed_with_other_width
@@ -31,14 +32,6 @@ MAPS = {  # batch, channels, height, width
 def _autocast():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         yield
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def half_map(*shape: int, seed: int = 1) -> Tensor:
-    return (3 * noise(*shape, seed=seed) + 1).to(torch.bfloat16, memory_format=torch.channels_last)
 
 
 def seeded(make, seed: int = 0) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from half_maps import half_map, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_vectors import passed_with_other_width
@@ -39,14 +40,6 @@ CASES = [(name, before) for name in LAYERS for before in BEFORE if name != "one 
 def _autocast():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         yield
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def half_map(*shape: int, seed: int = 1) -> Tensor:
-    return (3 * noise(*shape, seed=seed) + 1).to(torch.bfloat16, memory_format=torch.channels_last)
 
 
 def made(name: str) -> tuple[nn.Conv2d, list[Tensor]]:
