@@ -7,7 +7,7 @@ import torch
 from half_maps import half_map, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from other_vectors import passed_with_other_width
+from other_vectors import passed_with_old_llvm, passed_with_other_width
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -240,3 +240,8 @@ def test_it_is_for_bfloat16_without_gradients_on_a_processor_without_a_matrix_un
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
     assert "57 passed" in passed_with_other_width([__file__], "float64 or twice or without_error or gates", tmp_path)
+
+
+def test_without_the_processors_own_products_too(tmp_path):
+    choice = "vectors or gates or without_error"
+    assert "7 passed" in passed_with_old_llvm([__file__], choice, tmp_path)
