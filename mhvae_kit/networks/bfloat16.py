@@ -30,6 +30,11 @@ class Map(NamedTuple):
     totals: Tensor
 
 
+def values_of(x: Tensor | Map) -> Tensor:
+    """A map without its totals."""
+    return x.values if isinstance(x, Map) else x
+
+
 def is_on(x: Tensor) -> bool:
     """Whether the kernels are wanted: bfloat16 by autocast on a CPU, and no gradient will be asked for."""
     return (
@@ -43,7 +48,7 @@ def is_on(x: Tensor) -> bool:
 
 def applies_to(x: Tensor | Map, *parameters: Tensor) -> bool:
     """Whether the kernels can take a bfloat16 map (B, C, H, W), and parameters, which must be float32."""
-    x = x.values if isinstance(x, Map) else x
+    x = values_of(x)
     return x.dtype == torch.bfloat16 and team.are_plain(*parameters) and is_on(x) and fits(x)
 
 

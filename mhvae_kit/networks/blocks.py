@@ -59,6 +59,7 @@ class SqueezeExcitation(nn.Module):
         """
         if bfloat16.applies_to(x, self.squeeze.weight, self.excite.weight):
             return self._projected_in_halves(x, projection, sums, onto)
+        x = bfloat16.values_of(x)
         if self._is_quick_for(x):
             y = fused.gated_product(x, x.mean((2, 3)), self.squeeze, self.excite, projection)
         else:
@@ -76,10 +77,11 @@ class SqueezeExcitation(nn.Module):
         y = pointwise_product(x, weight, projection.bias, gates)
         return y if onto is None else added(onto, y)
 
-    def onto(self, x: Tensor, y: Tensor) -> Tensor:
+    def onto(self, x: Tensor, y: Tensor | Map) -> Tensor:
         """x + self(y), both (B, C, H, W); without gradients written over y, which the caller must own."""
         if bfloat16.applies_to(y, self.squeeze.weight, self.excite.weight):
             return bfloat16.gated_onto(x, y, self.squeeze, self.excite)
+        y = bfloat16.values_of(y)
         factor = self.factor(y)[:, :, None, None]
         return torch.addcmul(x, y, factor, out=y) if self._is_quick_for(y) else torch.addcmul(x, y, factor)
 

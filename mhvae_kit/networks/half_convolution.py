@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from mhvae_kit.kernels import DOUBLED, NORM_RELU, PLAIN, team
 from mhvae_kit.kernels.team import plane_size
-from mhvae_kit.networks.bfloat16 import LEAKY, Map, bands_of, fresh, is_on, laid, norm_leaky, seen
+from mhvae_kit.networks.bfloat16 import LEAKY, Map, bands_of, fresh, is_on, laid, norm_leaky, seen, values_of
 
 WHOLE = 32 * 32  # pixels up to which an image is one band, and its outputs are shared instead
+SEEN_BYTES = 2**19  # of what a band sees, at most, so that it stays in a core's own cache
 
 
 def is_quick_for(layer: nn.Conv2d, weight: Tensor, *maps: Tensor | Map) -> bool:
     """Whether `convolution` can work on maps side by side, by a layer of all their channels, and is quicker."""
-    values = [x.values if isinstance(x, Map) else x for x in maps]
+    values = [values_of(x) for x in maps]
     if not all(x.dtype == torch.bfloat16 and is_on(x) for x in values):
         return False
     n, side, stride = team.lanes(), layer.kernel_size[0], layer.stride[0]
@@ -78,13 +79,21 @@ def convolution(
     numbers = weight.numel() if together == 1 else _spread_numbers(side, together, outputs)
     filters = fresh((1 if gates is None else b, numbers, 1, 1))
     out = fresh((b, n_out, h // stride, w // stride))
-    bands, rows = (1, h // stride) if plane_size(out) <= WHOLE else bands_of(out)
+    bands, rows = _bands(out, stride * stride * 2 * weight.shape[1] * out.shape[3])
     parts = outputs // (vectors * n) if bands == 1 else 1
     totals = torch.empty((b, bands, 2, outputs))
     own = (weight.float().contiguous(), 0 if gates is None else gates, filters, bias, 0 if onto is None else laid(onto))
     sizes = (outputs, vectors, side, stride, int(layer.padding_mode == "reflect"), parts, bands, rows, h, w, b, 0, 0)
     team.run("last_convolution", b * bands * parts, *given, before, *own, out, totals, *sizes)
     return Map(out, totals)
+
+
+def _bands(out: Tensor, bytes_of_row: int) -> tuple[int, int]:
+    """Number of bands of a result and rows of each, from what one of its rows sees."""
+    if plane_size(out) <= WHOLE:
+        return 1, out.shape[2]
+    rows = max(1, min(bands_of(out)[1], SEEN_BYTES // bytes_of_row))
+    return -(-out.shape[2] // rows), rows
 
 
 def _spread_numbers(side: int, together: int, outputs: int) -> int:

@@ -236,6 +236,13 @@ def test_weights_of_another_precision_are_left_to_torch(dtype):
     assert (got - exact).abs().mean() < 0.02 * exact.std()
 
 
+def test_gates_alone_of_another_precision_are_left_to_torch():
+    cell, x = seeded(lambda: blocks.ResidualSECell(16)), half_map(1, 16, 8, 8)
+    expected = cell(x).float()
+    cell.gate.bfloat16()
+    assert (cell(x).float() - expected).abs().mean() < 0.02 * expected.std()
+
+
 @pytest.mark.parametrize("size", [(3, 8), (8, 3)])
 def test_an_image_too_small_to_be_reflected_is_torchs_error(size):
     head = seeded(lambda: blocks.ImageHead(8, 1))

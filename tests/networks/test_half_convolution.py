@@ -185,6 +185,18 @@ def test_threads_of_python_wait_for_each_others_filters_too(monkeypatch):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("name", ["two maps", "several bands", "stride of several bands"])
+def test_bands_of_few_rows_compute_the_same(name, monkeypatch):
+    layer, maps = made(name)
+    monkeypatch.setattr(half_convolution, "WHOLE", 0)
+    expected = half_convolution.convolution(layer, layer.weight, *maps)
+    monkeypatch.setattr(half_convolution, "SEEN_BYTES", 1)
+    got = half_convolution.convolution(layer, layer.weight, *maps)
+    assert got.totals.shape[1] == got.values.shape[2] > expected.totals.shape[1]
+    assert torch.equal(got.values, expected.values)
+    torch.testing.assert_close(got.totals.sum(1), expected.totals.sum(1), rtol=1e-5, atol=1e-2)
+
+
 def test_inputs_and_filters_stay_as_they_are():
     layer, maps = made("two maps")
     kept = [t.clone() for t in (layer.weight, *maps)]
