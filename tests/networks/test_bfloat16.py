@@ -266,4 +266,4 @@ def test_they_are_for_bfloat16_without_gradients_on_a_processor():
 
 
 def test_vectors_of_the_other_width_compute_the_same(tmp_path):
-    assert "49 passed" in passed_with_other_width([__file__], "norm or soft_clamp or laid_out or gates", tmp_path)
+    assert "50 passed" in passed_with_other_width([__file__], "norm or soft_clamp or laid_out or gates", tmp_path)
