@@ -23,3 +23,8 @@ POSITIONS = 16  # of Winograd's scheme, for which it has a product each
 LARGE_POSITIONS = 36  # likewise with tiles of 4 x 4 pixels
 GAP = 16  # values between filters of one position and the next, as a power of two apart they share few cache lines
 PLAIN, NORM, NORM_SILU, NORM_RELU, DOUBLED = range(5)  # what is done to a map before it is convolved
+
+
+def runs_seen(side: int, together: int) -> int:
+    """How many runs, of so many pixels, filters see of a row for all pixels of a run; the first need not begin one."""
+    return (side + 2 * together - 2) // together

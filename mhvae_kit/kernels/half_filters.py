@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from mhvae_kit import kernels
 from mhvae_kit.kernels.half_products import store_pairs
 from mhvae_kit.kernels.halves import halves, narrowed
 from mhvae_kit.kernels.lanes import LANES, SQUARE, load, product, room, spread, store, transposed
 from mhvae_kit.kernels.vectors import block, exactly, f32, finished, taken
 
-
-@exactly
-def runs_seen(side: int, together: int) -> int:
-    """How many runs, of so many pixels, filters see of a row for all pixels of a run; the first need not begin one."""
-    return (side + 2 * together - 2) // together
+runs_seen = exactly(kernels.runs_seen)
 
 
 @exactly

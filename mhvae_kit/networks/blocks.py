@@ -58,23 +58,16 @@ class SqueezeExcitation(nn.Module):
         `sums` of the channels of x may be given where `bfloat16` makes x.
         """
         if bfloat16.applies_to(x, self.squeeze.weight, self.excite.weight):
-            return self._projected_in_halves(x, projection, sums, onto)
-        x = bfloat16.values_of(x)
-        if self._is_quick_for(x):
+            if sums is None:
+                x, sums = bfloat16.seen(x)
+            gates, weight = bfloat16.gates(x, sums, self.squeeze, self.excite), projection.weight
+            if half_convolution.is_quick_for(projection, weight, x):
+                return half_convolution.convolution(projection, weight, x, gates=gates, onto=onto).values
+            y = pointwise_product(x, weight, projection.bias, gates)
+        elif self._is_quick_for(x := bfloat16.values_of(x)):
             y = fused.gated_product(x, x.mean((2, 3)), self.squeeze, self.excite, projection)
         else:
             y = pointwise_product(x, projection.weight, projection.bias, self.factor(x))
-        return y if onto is None else added(onto, y)
-
-    def _projected_in_halves(
-        self, x: Tensor | Map, projection: nn.Module, sums: Tensor | None, onto: Tensor | None
-    ) -> Tensor:
-        if sums is None:
-            x, sums = bfloat16.seen(x)
-        gates, weight = bfloat16.gates(x, sums, self.squeeze, self.excite), projection.weight
-        if half_convolution.is_quick_for(projection, weight, x):
-            return half_convolution.convolution(projection, weight, x, gates=gates, onto=onto).values
-        y = pointwise_product(x, weight, projection.bias, gates)
         return y if onto is None else added(onto, y)
 
     def onto(self, x: Tensor, y: Tensor | Map) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mhvae_kit.kernels import DOUBLED, NORM_RELU, PLAIN, team
+from mhvae_kit.kernels import DOUBLED, NORM_RELU, PLAIN, runs_seen, team
 from mhvae_kit.kernels.team import plane_size
 from mhvae_kit.networks.bfloat16 import LEAKY, Map, bands_of, fresh, is_on, laid, norm_leaky, seen, values_of
 
@@ -76,7 +76,8 @@ def convolution(
     vectors = 2 if outputs % (2 * n) == 0 else 1
     bias = torch.zeros(outputs) if layer.bias is None else layer.bias.float()
     bias = bias.repeat(together) if len(bias) < outputs else bias.contiguous()
-    numbers = weight.numel() if together == 1 else _spread_numbers(side, together, outputs)
+    # With several pixels in a run, zeros stand for those that a pixel does not see.
+    numbers = weight.numel() if together == 1 else side * runs_seen(side, together) * n * outputs
     filters = fresh((1 if gates is None else b, numbers, 1, 1))
     out = fresh((b, n_out, h // stride, w // stride))
     bands, rows = _bands(out, stride * stride * 2 * weight.shape[1] * out.shape[3])
@@ -94,11 +95,6 @@ def _bands(out: Tensor, bytes_of_row: int) -> tuple[int, int]:
         return 1, out.shape[2]
     rows = max(1, min(bands_of(out)[1], SEEN_BYTES // bytes_of_row))
     return -(-out.shape[2] // rows), rows
-
-
-def _spread_numbers(side: int, together: int, outputs: int) -> int:
-    """How many numbers filters are, where so many pixels go together, with zeros for those that they do not see."""
-    return side * ((side + 2 * together - 2) // together) * team.lanes() * outputs
 
 
 def image_head(x: Tensor, blocks: Sequence[nn.Module], conv: nn.Conv2d, margin: int) -> Tensor:
